@@ -1,0 +1,1 @@
+"""What the tests of anybatch use, for the tests of its users: clocks, fakes, contract suites."""
