@@ -1,0 +1,559 @@
+"""The queue in memory: the same log and intervals as the durable ones, lost with the process."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from typing import Any, Self, TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import attrs
+
+from .._encoding import decode, encode
+from .._exceptions import FlushHeld, QueueMismatch
+from .._models import (
+    Backlog,
+    CutReason,
+    DeadLetter,
+    Lease,
+    Member,
+    Plan,
+    QueueStatistics,
+    Ranges,
+    RawRequest,
+    Terms,
+)
+from ..abc import LeasingQueue
+from ._log import IntervalLog, Record, size_of
+
+logger = logging.getLogger(__name__)
+
+SLICE = 2_000  # members a chunk: 50,000 in one step would stop the event loop for 40 ms
+_NEVER = float("inf")
+T = TypeVar("T")
+
+
+@attrs.define(eq=False)
+class Element:
+    """A request that came by `add_requests`: JSON text, or a function's request as it is."""
+
+    element: Any
+    encoded: bool = True
+    number: int = -1
+    time: float = 0.0
+
+
+@attrs.define(eq=False)
+class _Place:
+    """A submitter's place in line."""
+
+    count: int
+    bound: int
+    event: Any  # anyio.Event; threading.Event where the submitter is a thread without a loop
+    granted: bool = False
+
+
+@attrs.define(eq=False)
+class _Watch:
+    """Somebody who waits until a batch may be due."""
+
+    count: int
+    size: float
+    event: anyio.Event = attrs.field(factory=anyio.Event)
+
+
+@attrs.define(eq=False)
+class _Barrier:
+    """Somebody who waits until the log is empty below a position."""
+
+    position: int
+    event: anyio.Event = attrs.field(factory=anyio.Event)
+
+
+class InMemoryRequestQueue(LeasingQueue):
+    """A queue that lives in this process, and loses what it holds with it.
+
+    It runs the protocol of the durable queues with leases that never run out. What a dispatcher
+    leaves behind in it can be taken up by the next one.
+
+    Args:
+        max_pending: the bound of `add_requests`, in requests queued or leased. A dispatcher brings
+            its own.
+    """
+
+    def __init__(self, *, max_pending: int = 1_000_000) -> None:
+        if max_pending < 1:
+            raise ValueError(f"max_pending is {max_pending}; give at least 1")
+        self.uid = secrets.token_hex(8)
+        self.max_pending = max_pending
+        self._log = IntervalLog(self.uid)
+        self._line: deque[_Place] = deque()
+        self._reserved = 0
+        self._watches: list[_Watch] = []
+        self._barriers: list[_Barrier] = []
+        self._wake_count: float = _NEVER
+        self._wake_size: float = _NEVER
+        self._dead: dict[str, tuple[DeadLetter, Any]] = {}
+        self._profile: str | None = None
+        self._stores: frozenset[str] = frozenset()
+        self._entered = 0
+        self._token: anyio.lowlevel.EventLoopToken | None = None
+        self._clock: Callable[[], float] = time.monotonic
+        self._shifts: list[tuple[int, float]] = []
+        # Until it is entered, threads add to it with no event loop to order them.
+        self._lock = threading.Lock()
+
+    # Entering
+
+    async def __aenter__(self) -> Self:
+        """Bind the queue to the running event loop; entering is counted."""
+        token = anyio.lowlevel.current_token()
+        if self._token is not None and self._token != token:
+            raise RuntimeError("this queue is in use on another event loop; make one for each")
+        with self._lock:
+            if not self._entered:
+                self._token = token
+                self._change_clock(getattr(token.native_token, "time", None) or anyio.current_time)
+            self._entered += 1
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """The last to leave unbinds it; its requests stay."""
+        with self._lock:
+            self._entered -= 1
+            if not self._entered:
+                self._change_clock(time.monotonic)
+                self._token = None
+
+    def _change_clock(self, clock: Callable[[], float]) -> None:
+        self._shifts.append((self._log.tail, clock() - self._clock()))
+        self._clock = clock
+
+    async def keep_profile(self, profile: str) -> None:
+        if self._log.held and self._profile not in (None, profile):
+            raise QueueMismatch(
+                f"the queue holds {self._log.held} requests in the format {self._profile!r}, not "
+                f"{profile!r}; let a dispatcher of that kind finish them, or use another queue"
+            )
+        self._profile = profile
+
+    # Adding
+
+    def add_nowait(self, record: Record, *, bound: int) -> bool:
+        """Append one record unless that needs standing in line; says whether it is in."""
+        log = self._log
+        if self._line or log.queued + log.leased + self._reserved >= bound:
+            return False
+        log.append(record, self._clock())
+        if log.queued >= self._wake_count or log.size >= self._wake_size:
+            self._wake_watches()
+        return True
+
+    def add_all_nowait(self, records: Sequence[Record], *, bound: int) -> bool:
+        """Append all records in one step, or none where that needs standing in line."""
+        if not self._has_room(len(records), bound):
+            return False
+        self._append(records)
+        return True
+
+    async def add_records(self, records: Sequence[Record], *, bound: int) -> None:
+        """Append all records in one step, as soon as it is their turn and there is room."""
+        if self._has_room(len(records), bound):
+            await anyio.lowlevel.checkpoint()
+        if not self.add_all_nowait(records, bound=bound):
+            await self._stand_in_line(_Place(len(records), bound, anyio.Event()))
+            self._reserved -= len(records)
+            self._append(records)
+
+    async def add(self, elements: Sequence[bytes], *, bound: int) -> int:
+        if len(elements) > bound:
+            raise ValueError(f"{len(elements)} requests at once, but the queue's bound is {bound}")
+        records = [Element(element) for element in elements]
+        await self.add_records(records, bound=bound)
+        return records[0].number if records else self._log.tail
+
+    def _has_room(self, count: int, bound: int) -> bool:
+        return not self._line and self._log.held + self._reserved + count <= bound
+
+    def _append(self, records: Sequence[Record]) -> None:
+        now = self._clock()
+        for record in records:
+            self._log.append(record, now)
+        if self._log.queued >= self._wake_count or self._log.size >= self._wake_size:
+            self._wake_watches()
+
+    async def wait_room(self, count: int, *, bound: int) -> None:
+        if self._has_room(count, bound):
+            await anyio.lowlevel.checkpoint()
+            return
+        await self._stand_in_line(_Place(count, bound, anyio.Event()))
+        self._reserved -= count
+
+    async def _stand_in_line(self, place: _Place) -> None:
+        self._line.append(place)
+        self._wake_watches()  # a blocked submitter makes what is open due
+        try:
+            await place.event.wait()
+        except BaseException:
+            self._leave_line(place)
+            raise
+
+    def _leave_line(self, place: _Place) -> None:
+        if place.granted:
+            self._reserved -= place.count
+        else:
+            self._line.remove(place)
+        self._grant()
+
+    def _grant(self) -> None:
+        """Give freed room to those in line, in their order; it is reserved until they wake."""
+        while self._line:
+            place = self._line[0]
+            if self._log.held + self._reserved + place.count > place.bound:
+                return
+            self._line.popleft()
+            self._reserved += place.count
+            place.granted = True
+            place.event.set()
+
+    @property
+    def submitters_waiting(self) -> int:
+        """How many stand in line."""
+        return len(self._line)
+
+    def add_requests(self, requests: list[Any]) -> Awaitable[None]:
+        """Append requests: JSON values, full Batch API requests or bare partial ones.
+
+        They are in when it returns; on a full queue, when what it returns has been awaited
+        (dropped un-awaited, none of them is in, and an ERROR says how many). In a thread
+        without an event loop it blocks until they are in.
+
+        Args:
+            requests: JSON values, or `RawRequest`s; while a dispatcher with a function has
+                entered the queue, anything.
+
+        Raises:
+            RequestRejected: one of them is no JSON value; none of them is in.
+            ValueError: more than the queue's `max_pending`.
+        """
+        records = [self._element(request) for request in requests]
+        if len(records) > self.max_pending:
+            raise ValueError(
+                f"{len(records)} requests at once, but the queue's max_pending is "
+                f"{self.max_pending}; add them in smaller lists"
+            )
+        here = _running_loop()
+        if here is None:
+            self._add_from_thread(records)
+            return _Added()
+        if self._token is not None and here != self._token:
+            raise RuntimeError(
+                "the queue belongs to another event loop; add by anyio.from_thread there, or from "
+                "a worker thread"
+            )
+        if self.add_all_nowait(records, bound=self.max_pending):
+            return _Added()
+        return _Adding(self, records)
+
+    def _element(self, request: Any) -> Element:
+        if self._profile == "function" and self._entered:
+            return Element(request, encoded=False)
+        return Element(encode(request))
+
+    def _add_from_thread(self, records: list[Element]) -> None:
+        with self._lock:
+            token = self._token
+            if token is None and self.add_all_nowait(records, bound=self.max_pending):
+                return
+        if token is not None:
+            anyio.from_thread.run(self._add_bounded, records, token=token)
+            return
+        place = _Place(len(records), self.max_pending, threading.Event())
+        with self._lock:
+            self._line.append(place)
+        place.event.wait()
+        self._reserved -= len(records)
+        self._append(records)
+
+    async def _add_bounded(self, records: list[Element]) -> None:
+        await self.add_records(records, bound=self.max_pending)
+
+    async def get_requests(self, count: int) -> list[Any]:
+        """Lease up to `count` requests and acknowledge them: they are yours alone now."""
+        await anyio.lowlevel.checkpoint()
+        if not self._log.queued or count < 1:
+            return []
+        terms = Terms(count=count, position=self._log.tail)
+        lease = self._log.take(self._log.cut(terms, CutReason.FLUSH))
+        members = self._log.members(lease, None)
+        await self.ack(lease)
+        return [decode(m.element) if _is_text(m) else m.element for m in members]
+
+    async def size(self) -> int:
+        """How many requests are queued, those leased not counted."""
+        await anyio.lowlevel.checkpoint()
+        return self._log.queued
+
+    # Leasing
+
+    async def lease(self, terms: Terms) -> Lease | None:
+        self._stores = terms.stores
+        interval = self._log.again(terms.stores, self._clock())
+        if interval is None:
+            reason = terms.due(self._backlog())
+            if reason is None:
+                return None
+            interval = self._log.cut(terms, reason)
+        return self._log.take(interval)
+
+    async def wait_due(self, terms: Terms) -> None:
+        self._stores = terms.stores
+        if self._may_lease(terms):
+            await anyio.lowlevel.checkpoint()
+            return
+        log = self._log
+        # From empty, the first request starts the clock; then only crossing the terms matters.
+        count = 1 if not log.queued else max(terms.count, terms.minimum)
+        if log.queued and log.queued < terms.minimum:
+            count = terms.minimum
+        watch = _Watch(count, _NEVER if terms.size is None else terms.size)
+        self._watches.append(watch)
+        self._set_wake()
+        try:
+            with anyio.CancelScope(deadline=self._next_chance(terms)):
+                await watch.event.wait()
+        finally:
+            self._watches.remove(watch)
+            self._set_wake()
+
+    def _may_lease(self, terms: Terms) -> bool:
+        return (
+            self._log.again(terms.stores, self._clock()) is not None
+            or terms.due(self._backlog()) is not None
+        )
+
+    def _next_chance(self, terms: Terms) -> float:
+        chances = [interval.ready for interval in self._log.waiting(terms.stores)]
+        if terms.age is not None and terms.minimum <= self._log.queued:
+            chances.append(self._oldest_time() + terms.age)
+        return min(chances, default=_NEVER)
+
+    def _backlog(self) -> Backlog:
+        return self._log.backlog(
+            oldest=self._oldest_time(), now=self._clock(), blocked=bool(self._line)
+        )
+
+    def _oldest_time(self) -> float:
+        """When the oldest queued request was accepted, on today's clock."""
+        record = self._log.oldest()
+        if record is None:
+            return self._clock()
+        while self._shifts and self._shifts[0][0] <= record.number:
+            del self._shifts[0]
+        return record.time + sum(shift for _, shift in self._shifts)
+
+    def _set_wake(self) -> None:
+        self._wake_count = min((watch.count for watch in self._watches), default=_NEVER)
+        self._wake_size = min((watch.size for watch in self._watches), default=_NEVER)
+
+    def _wake_watches(self) -> None:
+        for watch in self._watches:
+            watch.event.set()
+        self._wake_count = self._wake_size = _NEVER
+
+    async def read(
+        self, lease: Lease, ranges: Ranges | None = None
+    ) -> AsyncIterator[Sequence[Member]]:
+        members = self._log.members(lease, ranges)
+        for start in range(0, len(members), SLICE):
+            await anyio.lowlevel.checkpoint()
+            yield members[start : start + SLICE]
+
+    async def plan(self, lease: Lease, plan: Plan) -> Lease:
+        interval = self._log.owned(lease)
+        if interval.plan is None:
+            interval.plan = plan
+        return interval.lease()
+
+    async def renew(self, lease: Lease) -> None:
+        self._log.owned(lease)
+
+    async def ack(self, lease: Lease) -> None:
+        self._log.forget(lease)
+        self._freed()
+
+    async def release(self, lease: Lease, delay: float = 0.0) -> None:
+        self._log.release(lease, self._clock() + delay)
+        self._wake_watches()
+        self._wake_barriers(held=True)
+
+    async def bury(self, lease: Lease, number: int, reason: str) -> None:
+        record = self._log.bury(lease, number)
+        if record is None:
+            return
+        element = record.element
+        encoded = not isinstance(record, Element) or record.encoded
+        request = _readable(element) if encoded else element
+        custom_id = getattr(record, "custom_id", None)
+        if custom_id is None and isinstance(request, dict):
+            custom_id = request.get("custom_id")
+        letter = DeadLetter(
+            f"{self.uid}-{number}",
+            custom_id if isinstance(custom_id, str) else None,
+            request,
+            reason,
+            time.time(),
+        )
+        self._dead[letter.id] = (letter, Element(element, encoded))
+        self._freed()
+
+    async def withdraw(self, number: int) -> bool:
+        return self.withdraw_nowait(number)
+
+    def withdraw_nowait(self, number: int) -> bool:
+        """Take back a request that was not cut yet; its room goes to whoever is next in line."""
+        withdrawn = self._log.withdraw(number)
+        if withdrawn:
+            self._freed()
+        return withdrawn
+
+    def _freed(self) -> None:
+        self._grant()
+        self._wake_barriers()
+
+    async def replan(self, interval_id: str) -> None:
+        interval = self._log.intervals.get(interval_id)
+        if interval is None or interval.token:
+            raise ValueError(f"{interval_id} is not an interval that nobody holds")
+        interval.plan = None
+        self._wake_watches()
+
+    # Waiting for the log to empty
+
+    async def position(self) -> int:
+        return self._log.tail
+
+    async def wait_passed(self, position: int) -> None:
+        await anyio.lowlevel.checkpoint()
+        while not self._log.passed(position):
+            self._raise_if_held(position)
+            barrier = _Barrier(position)
+            self._barriers.append(barrier)
+            try:
+                await barrier.event.wait()
+            finally:
+                self._barriers.remove(barrier)
+
+    def _raise_if_held(self, position: int) -> None:
+        held = {
+            interval_id: store
+            for interval_id, store in self._log.out_of_reach(self._stores).items()
+            if self._log.intervals[interval_id].start < position
+        }
+        if held:
+            raise FlushHeld(
+                "intervals are held because the handler of their plan is not known here: "
+                + ", ".join(f"{i} (store {s})" for i, s in held.items())
+                + "; start a dispatcher with that handler, or `await queue.replan(interval_id)`"
+            )
+
+    def _wake_barriers(self, *, held: bool = False) -> None:
+        for barrier in self._barriers:
+            if held or self._log.passed(barrier.position):
+                barrier.event.set()
+
+    # Dead letters, statistics
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        return [letter for letter, _ in self._dead.values()]
+
+    async def requeue(self, ids: Sequence[str]) -> int:
+        records = [self._dead.pop(i)[1] for i in ids if i in self._dead]
+        self._append(records)
+        await anyio.lowlevel.checkpoint()
+        return len(records)
+
+    async def drop(self, ids: Sequence[str]) -> int:
+        return sum(self._dead.pop(i, None) is not None for i in ids)
+
+    async def last_sequence(self, producer: str) -> int | None:
+        return None
+
+    async def statistics(self) -> QueueStatistics:
+        return self.snapshot()
+
+    def snapshot(self) -> QueueStatistics:
+        """The statistics, without waiting."""
+        log = self._log
+        return QueueStatistics(
+            requests_queued=log.queued,
+            bytes_queued=log.size,
+            oldest_age=max(0.0, self._clock() - self._oldest_time()) if log.queued else 0.0,
+            requests_leased=log.leased,
+            requests_dead=len(self._dead),
+            held=log.out_of_reach(self._stores),
+            capacity=self.max_pending,
+        )
+
+    def records(self) -> list[Record]:
+        """Everything queued or leased, in order."""
+        return list(self._log.records())
+
+
+def _is_text(member: Member) -> bool:
+    record = member.record
+    return type(member.element) is bytes and (not isinstance(record, Element) or record.encoded)
+
+
+def _readable(element: Any) -> Any:
+    if type(element) is not bytes:
+        return element
+    try:
+        return decode(element)
+    except ValueError:
+        return element.decode("utf-8", "replace")
+
+
+def _running_loop() -> anyio.lowlevel.EventLoopToken | None:
+    try:
+        return anyio.lowlevel.current_token()
+    except anyio.NoEventLoopError:
+        return None
+
+
+class _Added:
+    """What `add_requests` returns when everything is in already."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return anyio.lowlevel.checkpoint().__await__()
+
+
+class _Adding:
+    """What `add_requests` returns when the queue is full: await it to stand in line."""
+
+    def __init__(self, queue: InMemoryRequestQueue, records: list[Element]) -> None:
+        self._queue = queue
+        self._records: list[Element] | None = records
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        records, self._records = self._records, None
+        if records is None:
+            raise RuntimeError("these requests were awaited already")
+        return self._queue.add_records(records, bound=self._queue.max_pending).__await__()
+
+    def __del__(self) -> None:
+        if self._records is not None:
+            logger.error(
+                "%d requests were not added: the queue was full, and what add_requests() returned "
+                "was never awaited",
+                len(self._records),
+            )
+
+
+__all__ = ["Element", "InMemoryRequestQueue", "RawRequest", "size_of"]
