@@ -1,0 +1,85 @@
+"""A lease → the user's function → receipts: the dispatcher as a general micro-batcher."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import anyio.lowlevel
+import attrs
+
+from ._encoding import decode
+from ._exceptions import RequestFailed
+from ._models import Lease, Member
+from ._receipts import Failure, Receipt
+from .abc import LeasingQueue
+
+logger = logging.getLogger(__name__)
+
+SLICE = 2_000
+
+Function = Callable[[list[Any]], Awaitable[Sequence[Any]]]
+
+
+@attrs.frozen(eq=False)
+class FunctionDelivery:
+    """Calls the user's function with the requests of a lease and settles their receipts."""
+
+    queue: LeasingQueue
+    function: Function
+
+    async def __call__(self, lease: Lease) -> int:
+        """Deliver one lease; whatever the function raises stays with these requests."""
+        members = [member async for chunk in self.queue.read(lease) for member in chunk]
+        for member in members:
+            if isinstance(member.record, Receipt):
+                member.record.dispatched()
+        requests = [_request(member) for member in members]
+        try:
+            results = await self.function(requests)
+            _check_length(results, len(requests))
+        except Exception as error:
+            logger.debug("the function failed for batch %s", lease.id, exc_info=True)
+            results = [error] * len(requests)
+        await self._settle(lease, members, results)
+        return 1
+
+    async def _settle(self, lease: Lease, members: list[Member], results: Sequence[Any]) -> None:
+        for index, (member, result) in enumerate(zip(members, results, strict=True), 1):
+            if isinstance(member.record, Receipt):
+                _settle_receipt(member.record, result)
+            elif isinstance(result, Exception):
+                await self.queue.bury(lease, member.number, _words(result))
+            if index % SLICE == 0:
+                await anyio.lowlevel.checkpoint()
+
+
+def _request(member: Member) -> Any:
+    if isinstance(member.record, Receipt) or not getattr(member.record, "encoded", True):
+        return member.element
+    return decode(member.element)
+
+
+def _settle_receipt(receipt: Receipt[Any], result: Any) -> None:
+    if isinstance(result, Exception):
+        receipt.fail(Failure(RequestFailed, str(result), type(result).__name__, result))
+    else:
+        receipt.answer(result)
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _check_length(results: Any, count: int) -> None:
+    if not isinstance(results, Sequence) or isinstance(results, (str, bytes)):
+        raise TypeError(
+            f"the function returned {type(results).__name__}; return a sequence with one result "
+            "for each request"
+        )
+    if len(results) != count:
+        raise ValueError(
+            f"the function returned {len(results)} results for {count} requests; return one for "
+            "each, an exception for one that failed"
+        )
