@@ -187,3 +187,9 @@ def test_the_fields_of_raw_text_keep_their_spelling() -> None:
         "a": RawRequest(b"0.10"),
         "b": RawRequest(b"[1E+2]"),
     }
+
+
+def test_a_long_number_in_a_depth_where_it_cannot_be_read_is_rejected() -> None:
+    nested = b"[" * 1000 + b"9" * 30 + b"]" * 1000
+    with pytest.raises(RequestRejected, match="cannot be read"):
+        decode(nested)

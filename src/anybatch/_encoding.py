@@ -234,7 +234,7 @@ def _refuse(value: Any, where: str, depth: int) -> None:
     if depth > _DEEPEST:
         raise RequestRejected(f"nested deeper than {_DEEPEST} levels: {where[:80]}…; flatten it")
     if isinstance(value, dict):
-        for key, item in cast("dict[Any, Any]", value).items():
+        for key, item in cast("dict[object, Any]", value).items():
             if not isinstance(key, str):
                 raise RequestRejected(f"a key that is no string{_at(where)}: {key!r}; use a string")
             _refuse(key, where, depth + 1)
