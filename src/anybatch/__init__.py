@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from . import _exceptions, _models
 from ._dispatcher import BatchDispatcher as BatchDispatcher
 from ._exceptions import AnybatchError as AnybatchError
 from ._exceptions import DispatcherCrashed as DispatcherCrashed
@@ -38,8 +37,6 @@ from ._models import RawRequest as RawRequest
 from ._receipts import Receipt as Receipt
 
 # Users see `anybatch.RequestFailed` in a traceback, not the module it happens to be written in.
-for _name, _value in list(globals().items()):
-    if not _name.startswith("_") and getattr(_value, "__module__", "").startswith("anybatch."):
+for _value in list(globals().values()):
+    if getattr(_value, "__module__", "").startswith("anybatch."):
         _value.__module__ = __name__
-
-del _exceptions, _models, _name, _value

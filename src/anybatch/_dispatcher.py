@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
-    AsyncIterator,
     Awaitable,
     Callable,
     Iterable,
@@ -24,13 +24,13 @@ from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin
 from anyio.abc import TaskStatus
 from typing_extensions import TypeVar
 
-from ._exceptions import DispatcherCrashed, RequestFailed, RequestRejected
+from ._exceptions import DispatcherCrashed
 from ._function import FunctionDelivery
 from ._hand_over import HandOver
 from ._intake import FunctionIntake, ProviderIntake
 from ._life import Life
 from ._models import Answer, DispatcherStatistics, Json, QueueStatistics, RawRequest, Terms
-from ._process import Conveyor
+from ._process import Answers, Conveyor
 from ._receipts import Receipt
 from ._watcher import Waiters
 from .abc import BatchHandlerLike, LeasingQueue, RequestQueue, RequestQueueLike
@@ -117,7 +117,7 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
         drain_timeout: float = 30,
     ) -> None: ...
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 (names and order are langbatch's)
         self,
         batch_handler: Any,
         queue: Any = None,
@@ -210,7 +210,7 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
                 await life.end()
 
     @asynccontextmanager
-    async def _tasks_of(self, life: Life) -> AsyncIterator[None]:
+    async def _tasks_of(self, life: Life) -> AsyncGenerator[None]:
         """The task group. A body's error leaves it bare; a crash of ours as one error."""
         error: BaseException | None = None
         try:
@@ -224,7 +224,7 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             life.close_intake(anyio.BrokenResourceError)
-            raise _crash(group, error) from _with(group, error)
+            raise _crash(group) from _with(group, error)
         if error is not None:
             raise error
 
@@ -373,12 +373,12 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             receipt.cancel()
             raise
 
-    async def process(
+    def process(
         self,
         requests: Iterable[RequestT] | AsyncIterable[RequestT],
         *,
         ordered: bool = False,
-    ) -> AsyncGenerator[AnswerT | RequestFailed]:
+    ) -> Answers[AnswerT]:
         """Submit a source's requests, and yield their answers as they come.
 
         It takes no more than `max_pending` requests ahead of its consumer. When the source ends,
@@ -401,20 +401,7 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             bound=self._max_pending,
             ordered=ordered,
         )
-        assert life.tasks is not None
-        life.tasks.start_soon(self._feed, life, conveyor, name="anybatch process source")
-        try:
-            async for answer in conveyor.answers():
-                yield answer
-        finally:
-            conveyor.stop()
-
-    async def _feed(self, life: Life, conveyor: Conveyor[RequestT, AnswerT]) -> None:
-        try:
-            with life.until_left():
-                await conveyor.feed()
-        except (anyio.ClosedResourceError, anyio.BrokenResourceError):
-            pass  # its receipts say so
+        return Answers(conveyor, lambda: life.start_task(conveyor.feed, "process source"))
 
     async def flush(self) -> None:
         """Return when all that the queue had accepted at the call is handed over.
@@ -445,19 +432,13 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             requests_dead=snapshot.requests_dead,
             cuts=dict(life.cuts) if life else {},
             dispatch_failures=life.leases.failures if life else 0,
-            as_of=_now(),
+            as_of=time.time(),
         )
-
-
-def _now() -> float:
-    import time
-
-    return time.time()
 
 
 def _handlers(batch_handler: Any) -> list[Any]:
     """The handlers as a list of ours; empty for a function."""
-    if isinstance(batch_handler, Sequence) and not isinstance(batch_handler, (str, bytes)):
+    if isinstance(batch_handler, (list, tuple)):
         handlers = [_handler(h) for h in cast("Sequence[Any]", batch_handler)]
         if not handlers:
             raise ValueError("batch_handler is an empty sequence; give at least one handler")
@@ -533,7 +514,7 @@ def _with(group: BaseExceptionGroup[Any], error: BaseException | None) -> BaseEx
     return group if error is None else group.derive([*group.exceptions, error])
 
 
-def _crash(group: BaseExceptionGroup[Any], error: BaseException | None) -> BaseException:
+def _crash(group: BaseExceptionGroup[Any]) -> BaseException:
     interrupt = group.subgroup((KeyboardInterrupt, SystemExit))
     while isinstance(interrupt, BaseExceptionGroup):
         inner: BaseException = interrupt.exceptions[0]
@@ -562,4 +543,4 @@ def _check_seconds(name: str, value: Any) -> None:
         raise ValueError(f"{name} is {value!r}; give seconds, 0 or more")
 
 
-__all__ = ["ApiRequest", "BatchDispatcher", "RequestRejected"]
+__all__ = ["ApiRequest", "BatchDispatcher"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import anyio.lowlevel
 import attrs
@@ -12,7 +12,7 @@ import attrs
 from ._encoding import decode
 from ._exceptions import RequestFailed
 from ._models import Lease, Member
-from ._receipts import Failure, Receipt
+from ._receipts import Failure, Receipt, as_receipt
 from .abc import LeasingQueue
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,9 @@ class FunctionDelivery:
         """Deliver one lease; whatever the function raises stays with these requests."""
         members = [member async for chunk in self.queue.read(lease) for member in chunk]
         for member in members:
-            if isinstance(member.record, Receipt):
-                member.record.dispatched()
+            receipt = as_receipt(member.record)
+            if receipt is not None:
+                receipt.dispatched()
         requests = [_request(member) for member in members]
         try:
             results = await self.function(requests)
@@ -47,8 +48,9 @@ class FunctionDelivery:
 
     async def _settle(self, lease: Lease, members: list[Member], results: Sequence[Any]) -> None:
         for index, (member, result) in enumerate(zip(members, results, strict=True), 1):
-            if isinstance(member.record, Receipt):
-                _settle_receipt(member.record, result)
+            receipt = as_receipt(member.record)
+            if receipt is not None:
+                _settle_receipt(receipt, result)
             elif isinstance(result, Exception):
                 await self.queue.bury(lease, member.number, _words(result))
             if index % SLICE == 0:
@@ -56,7 +58,7 @@ class FunctionDelivery:
 
 
 def _request(member: Member) -> Any:
-    if isinstance(member.record, Receipt) or not getattr(member.record, "encoded", True):
+    if as_receipt(member.record) is not None or not getattr(member.record, "encoded", True):
         return member.element
     return decode(member.element)
 
@@ -72,14 +74,15 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _check_length(results: Any, count: int) -> None:
+def _check_length(results: object, count: int) -> None:
     if not isinstance(results, Sequence) or isinstance(results, (str, bytes)):
         raise TypeError(
             f"the function returned {type(results).__name__}; return a sequence with one result "
             "for each request"
         )
-    if len(results) != count:
+    length = len(cast("Sequence[Any]", results))
+    if length != count:
         raise ValueError(
-            f"the function returned {len(results)} results for {count} requests; return one for "
+            f"the function returned {length} results for {count} requests; return one for "
             "each, an exception for one that failed"
         )

@@ -13,7 +13,7 @@ from ._exceptions import AnybatchError, RequestFailed, RequestRejected
 from ._intake import ProviderIntake
 from ._models import Accepted, Head, Lease, Limits, Member, Part, Plan, PlanPart, Ranges
 from ._packing import Pack, as_ranges, most_room, pack, part_id
-from ._receipts import Failure, Receipt
+from ._receipts import Failure, Receipt, as_receipt
 from ._threads import run_sync
 from .abc import HandlerLike, LeasingQueue
 
@@ -102,7 +102,7 @@ class HandOver:
     def _line(self, member: Member, built: Built, settings: Any) -> bytes:
         if self.intake.builds:
             return built[member.number]
-        if isinstance(member.record, Receipt):
+        if as_receipt(member.record) is not None:
             return bytes(member.element)
         return self.intake.finish(
             member.element, f"{self.queue.uid}-{member.number}", settings
@@ -115,8 +115,9 @@ class HandOver:
             yield [self._line(member, built, plan.settings) for member in chunk]
 
     def _receipt(self, member: Member, custom_id: str | None) -> Receipt[Any] | None:
-        if isinstance(member.record, Receipt):
-            return member.record  # pyright: ignore[reportUnknownVariableType]
+        receipt = as_receipt(member.record)
+        if receipt is not None:
+            return receipt
         if custom_id is None:
             try:
                 custom_id = decode(member.element)["custom_id"]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import anyio
-import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from ._exceptions import DrainTimeout, FlushHeld, RequestRejected
@@ -75,6 +74,16 @@ class Life:
         self._watching = anyio.CancelScope()
 
     # Tasks
+
+    def start_task(self, visit: Callable[[], Awaitable[None]], name: str) -> None:
+        """Run a caller's business in our task group, until it ends or the dispatcher is left."""
+        if self.tasks is None or self.closed is not None:
+            raise self.closed_error()
+        self.tasks.start_soon(self._visit, visit, name=f"anybatch {name}")
+
+    async def _visit(self, visit: Callable[[], Awaitable[None]]) -> None:
+        with suppress(anyio.ClosedResourceError, anyio.BrokenResourceError), self.until_left():
+            await visit()
 
     def start(self, tasks: TaskGroup) -> None:
         """Start the watcher and the workers."""
@@ -213,8 +222,12 @@ class Life:
 
     # Ending
 
+    def closed_error(self) -> Exception:
+        """What whoever still calls is told."""
+        return self.closed() if self.closed is not None else anyio.ClosedResourceError()
+
     @contextmanager
-    def until_left(self) -> Iterator[None]:
+    def until_left(self) -> Generator[None]:
         """Whoever waits in here is woken when the dispatcher is left, and told so."""
         if self.closed is not None:
             raise self.closed()
@@ -225,7 +238,7 @@ class Life:
             finally:
                 self._visitors.discard(scope)
         if scope.cancelled_caught:
-            raise (self.closed or anyio.ClosedResourceError)()
+            raise self.closed_error()
 
     def close_intake(self, error: Callable[[], Exception]) -> None:
         """Take no more requests; wake those who wait to submit, and those who wait for a flush."""
@@ -244,9 +257,9 @@ class Life:
         """Make all that the queue has accepted by now due, without waiting for it."""
         self.cutter.cut_up_to(await self.queue.position(), CutReason.FLUSH)
 
-    async def drain(self, timeout: float) -> None:
+    async def drain(self, seconds: float) -> None:
         """Hand over everything that can be; raises `DrainTimeout` if that takes too long."""
-        with anyio.move_on_after(timeout) as scope:
+        with anyio.move_on_after(seconds) as scope:
             position = await self.queue.position()
             self.cutter.cut_up_to(position, CutReason.CLOSE)
             try:
@@ -257,15 +270,15 @@ class Life:
         if scope.cancelled_caught:
             left = await self.queue.statistics()
             raise DrainTimeout(
-                f"after {timeout:g} s {left.requests_queued} requests are queued and "
+                f"after {seconds:g} s {left.requests_queued} requests are queued and "
                 f"{left.requests_leased} leased; they are still in dispatcher.queue. Give a longer "
                 "drain_timeout, or look why the handler does not take them"
             )
 
-    async def finish_leased(self, timeout: float) -> None:
+    async def finish_leased(self, seconds: float) -> None:
         """Cut nothing more; let what is leased be handed over, if it takes no longer."""
         self._watching.cancel()
-        with anyio.move_on_after(timeout):
+        with anyio.move_on_after(seconds):
             await self.leases.wait_empty()
 
     async def end(self) -> None:

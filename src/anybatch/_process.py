@@ -7,6 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 from typing import Any, Generic, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from ._exceptions import ReceiptError, RequestFailed
 from ._receipts import Receipt
@@ -48,6 +49,7 @@ class Conveyor(Generic[RequestT, AnswerT]):
         self._changed = anyio.Event()
         self._ended = False
         self._error: BaseException | None = None
+        self._lost: ReceiptError | None = None
 
     async def feed(self) -> None:
         """Take from the source until it ends; runs as a task of the dispatcher."""
@@ -60,13 +62,20 @@ class Conveyor(Generic[RequestT, AnswerT]):
 
     async def _feed(self) -> None:
         try:
-            async for request in _each(self._source):
-                await self._wait_room()
-                self._add(await self._submit(request))
+            if isinstance(self._source, AsyncIterable):
+                async for request in self._source:
+                    await self._take(request)
+            else:
+                for request in self._source:
+                    await self._take(request)
         except Exception as error:
             # What was submitted stays submitted: its answers come first, then this is raised.
             self._error = error
         await self._flush()
+
+    async def _take(self, request: RequestT) -> None:
+        await self._wait_room()
+        self._add(await self._submit(request))
 
     async def _wait_room(self) -> None:
         try:
@@ -92,23 +101,24 @@ class Conveyor(Generic[RequestT, AnswerT]):
             return self._queue.popleft()
         return self._ready.popleft() if self._ready else None
 
-    async def answers(self) -> AsyncIterator[AnswerT | RequestFailed]:
-        """The answers as they come; afterwards what kept others from coming is raised."""
-        lost: ReceiptError | None = None
+    async def next(self) -> AnswerT | RequestFailed:
+        """The next answer that comes; at the end, what kept others from coming is raised."""
         while True:
             self._changed = anyio.Event()
             while (receipt := self._next_ready()) is not None:
                 self._room.release()
                 outcome = _outcome(receipt)
-                if isinstance(outcome, ReceiptError) and not isinstance(outcome, RequestFailed):
-                    lost = lost or outcome
-                else:
-                    yield outcome
+                if not isinstance(outcome, ReceiptError) or isinstance(outcome, RequestFailed):
+                    return outcome
+                self._lost = self._lost or outcome
             if self._ended and not self._under_way and not self._queue:
-                break
+                raise self._last_words()
             await self._changed.wait()
-        if self._error is not None or lost is not None:
-            raise self._error or lost or RuntimeError
+
+    def _last_words(self) -> BaseException:
+        error = self._error or self._lost
+        self._error = self._lost = None
+        return error or StopAsyncIteration()
 
     def stop(self) -> None:
         """Take no more from the source; what was submitted stays submitted."""
@@ -122,10 +132,26 @@ def _outcome(receipt: Receipt[Any]) -> Any:
         return error
 
 
-async def _each(source: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
-    if isinstance(source, AsyncIterable):
-        async for item in source:
-            yield item
-    else:
-        for item in source:
-            yield item
+class Answers(AsyncIterator[AnswerT | RequestFailed]):
+    """What `process()` returns: iterate it. Dropping it, or `aclose()`, stops the source.
+
+    An object and no generator, so that leaving the loop by `break` needs no clean-up that awaits.
+    """
+
+    def __init__(self, conveyor: Conveyor[Any, AnswerT], start: Callable[[], None]) -> None:
+        self._conveyor = conveyor
+        self._start: Callable[[], None] | None = start
+
+    async def __anext__(self) -> AnswerT | RequestFailed:
+        if self._start is not None:
+            start, self._start = self._start, None
+            start()
+        return await self._conveyor.next()
+
+    async def aclose(self) -> None:
+        """Take no more from the source."""
+        self._conveyor.stop()
+        await anyio.lowlevel.checkpoint()
+
+    def __del__(self) -> None:
+        self._conveyor.stop()

@@ -96,7 +96,7 @@ class Receipt(Generic[AnswerT]):
 
     def __init__(self, custom_id: str, element: Any, desk: Desk | None = None) -> None:
         self.custom_id = custom_id
-        self.element = element
+        self.element: Any = element
         self.number = -1
         self.time = 0.0
         self._desk = desk
@@ -212,6 +212,11 @@ class Receipt(Generic[AnswerT]):
         if self._subscriber is not None:
             subscriber, self._subscriber = self._subscriber, None
             subscriber(self)
+
+
+def as_receipt(record: object) -> Receipt[Any] | None:
+    """A queue's record as the receipt of whoever submitted it, if it is one."""
+    return cast("Receipt[Any]", record) if isinstance(record, Receipt) else None
 
 
 class ReceiptBook:
