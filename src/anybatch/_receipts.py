@@ -119,10 +119,7 @@ class Receipt(Generic[AnswerT]):
         return self._outcome is not _OPEN
 
     def __await__(self) -> Generator[Any, Any, AnswerT]:
-        return self._result().__await__()
-
-    async def _result(self) -> AnswerT:
-        await self.wait()
+        yield from self.wait().__await__()
         return self.outcome()
 
     async def wait(self) -> None:
@@ -182,8 +179,7 @@ class Receipt(Generic[AnswerT]):
             subscriber(self)
 
     def dispatched(self) -> None:
-        """The handler has it: let go of the line, and of the queue."""
-        self.element = None
+        """The handler has it. The line stays until the queue forgets it: it may be read again."""
         self._desk = None
         if self._outcome is _OPEN:
             self._status = "dispatched"
