@@ -26,4 +26,5 @@ from .faults import RowFault as RowFault
 from .server import LocalProvider as LocalProvider
 from .server import serve as serve
 from .statistics import Statistics as Statistics
+from .transport import InProcessTransport as InProcessTransport
 from .validation import Limits as Limits

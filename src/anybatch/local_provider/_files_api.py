@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from contextlib import aclosing
 from secrets import token_urlsafe
 
 from anyio import CancelScope, create_task_group
+from anyio.lowlevel import checkpoint
 from attrs import frozen
 from starlette.requests import Request
 from starlette.responses import Response
@@ -41,12 +43,9 @@ class FilesApi:
         file_id = f"file-{token_urlsafe(18).replace('_', 'a').replace('-', 'b')}"
         path = self.store.incoming(file_id)
         try:
-            upload = await read_upload(
-                request.stream(),
-                request.headers.get("content-type", ""),
-                path,
-                max_bytes=self.limits.max_file_bytes,
-            )
+            async with aclosing(request.stream()) as stream:
+                kind = request.headers.get("content-type", "")
+                upload = await read_upload(stream, kind, path, self.limits.max_file_bytes)
             record = self._record(file_id, upload)
             await self.store.add_file(record, path)
         finally:
@@ -205,19 +204,21 @@ class _Content(Response):
         super().__init__(None, status, headers, "application/octet-stream")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
         async with create_task_group() as group:
             group.start_soon(_until_gone, receive, group.cancel_scope, name="client gone?")
             await self._send(send)
             group.cancel_scope.cancel()
 
     async def _send(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": self.status_code}
-        await send({**start, "headers": self.raw_headers})
         with self._path.open("rb") as file:  # noqa: ASYNC230 - the page cache, in chunks
             file.seek(self._bytes.start)
             for begin in range(0, len(self._bytes), CHUNK):
                 chunk = file.read(min(CHUNK, len(self._bytes) - begin))
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                # Without a client a send comes back at once: let the task see it that looks.
+                await checkpoint()
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -51,14 +51,14 @@ class Front:
         route = self._route(scope)
         self.context.store.note(route=route, path=scope["path"])
         body = _Body(receive)
+        reply = _Reply(send, body)
         fault = self.context.faults.for_call(route)
         if fault is not None:
-            await self._serve_badly(fault, scope, body, send)
+            await self._serve_badly(fault, scope, body, reply)
         elif self._is_allowed(scope):
-            await self.app(scope, body.receive, _with_request_id(send))
+            await self.app(scope, body.receive, reply)
         else:
-            await body.drain()
-            await _respond(_REFUSED, scope, body.receive, send)
+            await _REFUSED(scope, body.receive, reply)
 
     def _route(self, scope: Scope) -> str:
         for route in self.routes:
@@ -73,12 +73,11 @@ class Front:
     async def _serve_badly(self, fault: CallFault, scope: Scope, body: _Body, send: Send) -> None:
         if fault.kind in ("status", "reset"):
             await anyio.sleep(fault.seconds)
-            await body.drain()
-            await self._refuse(fault, scope, body.receive, send)
+            await self._refuse(fault, scope, body, send)
         elif fault.kind in ("accept_and_drop", "accept_and_status"):
             await self.app(scope, body.receive, _discard)
             await anyio.sleep(fault.seconds)
-            await self._refuse(fault, scope, body.receive, send)
+            await self._refuse(fault, scope, body, send)
         elif fault.kind == "torn":
             await self._serve_torn(fault, scope, body, send)
         elif fault.kind == "late":
@@ -87,10 +86,11 @@ class Front:
             await anyio.sleep(fault.seconds)
             await self.app(scope, body.receive, send)
 
-    async def _refuse(self, fault: CallFault, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(self, fault: CallFault, scope: Scope, body: _Body, send: Send) -> None:
         if fault.kind in ("reset", "accept_and_drop"):
+            await body.drain()
             raise ConnectionDropped(f"the fault plan drops this call of {scope['path']}")
-        await _respond(_refusal(fault), scope, receive, send)
+        await _refusal(fault)(scope, body.receive, send)
 
     async def _serve_torn(self, fault: CallFault, scope: Scope, body: _Body, send: Send) -> None:
         with CancelScope() as cut:
@@ -111,9 +111,27 @@ class _Body:
         return message
 
     async def drain(self) -> None:
-        """Read what is left: a client that is still sending does not look for an answer."""
+        """Read what is left."""
         while not self._ended:
             await self.receive()
+
+
+@define(eq=False)
+class _Reply:
+    """Sends an answer, with an id, when the request's body was read to its end.
+
+    An earlier answer would be lost: a client that is still sending does not look for one, and
+    finds the connection closed.
+    """
+
+    _send: Send
+    _body: _Body
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._body.drain()
+            MutableHeaders(scope=message)["x-request-id"] = f"req_{token_hex(16)}"
+        await self._send(message)
 
 
 @define(eq=False)
@@ -152,15 +170,6 @@ async def _discard(_message: Message) -> None:
     """Send nothing: the work is done, and nobody learns of it."""
 
 
-def _with_request_id(send: Send) -> Send:
-    async def send_with_id(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message)["x-request-id"] = f"req_{token_hex(16)}"
-        await send(message)
-
-    return send_with_id
-
-
 def _refusal(fault: CallFault) -> Response:
     kind = "server_error" if fault.status >= 500 else "invalid_request_error"
     error = ApiError(fault.status, fault.message, code=fault.code, type=kind)
@@ -170,7 +179,3 @@ def _refusal(fault: CallFault) -> Response:
 
 _KEY_ERROR = ApiError(401, "Incorrect API key provided.", code="invalid_api_key")
 _REFUSED = json_response(_KEY_ERROR.body(), 401)
-
-
-async def _respond(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    await response(scope, receive, _with_request_id(send))

@@ -35,11 +35,9 @@ class Upload:
 
 
 async def read_upload(
-    stream: AsyncIterator[bytes], content_type: str, path: Path, *, max_bytes: int
+    stream: AsyncIterator[bytes], content_type: str, path: Path, max_bytes: int
 ) -> Upload:
     """Read a form; its file goes to `path`, up to a little more than `max_bytes`.
-
-    The whole body is read in any case: a client that is still sending would not see an answer.
 
     Args:
         stream: the request's body.

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from attrs import field, frozen
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -87,7 +87,11 @@ def build_app(backend: Backend, api_key: str | None) -> ASGIApp:
     routes = _routes(backend)
     app = Starlette(
         routes=routes,
-        exception_handlers={ApiError: _refuse, HTTPException: _no_such_route},
+        exception_handlers={
+            ApiError: _refuse,
+            HTTPException: _no_such_route,
+            ClientDisconnect: _answer_nobody,
+        },
     )
     return Front(app, routes, backend.context, api_key)
 
@@ -150,6 +154,10 @@ def _routes(backend: Backend) -> list[Route]:
 async def _refuse(_request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return json_response(error.body(), error.status)
+
+
+async def _answer_nobody(_request: Request, _error: Exception) -> Response:
+    return json_response(ApiError(400, "The body of your request ended early.").body(), 400)
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:

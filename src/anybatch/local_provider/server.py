@@ -17,6 +17,7 @@ from .app import DAY, Settings, build_app, open_backend
 from .engines import Engine
 from .faults import FaultPlan
 from .statistics import Statistics
+from .transport import InProcessTransport
 from .validation import Limits
 
 EnteredT = TypeVar("EnteredT")
@@ -106,6 +107,11 @@ class LocalProvider(AsyncContextManagerMixin):
         `ConnectionDropped` comes out of it where the fault plan drops a connection.
         """
         return _entered(self._app)
+
+    @property
+    def transport(self) -> InProcessTransport:
+        """A transport for httpx2's clients that needs no sockets, and so no real time."""
+        return InProcessTransport(self.app)
 
     @property
     def engine(self) -> Engine:

@@ -1,0 +1,156 @@
+"""The local provider called in this process, without sockets: in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import httpx2
+import pytest
+from anyio import to_thread
+from starlette.types import ASGIApp, Message
+
+from anybatch.local_provider import (
+    BatchFault,
+    CallFault,
+    ConnectionDropped,
+    FaultPlan,
+    InProcessTransport,
+    LocalProvider,
+    Settings,
+    create_app,
+)
+from tests.local_provider.client import Client, chats, client_of
+
+pytestmark = pytest.mark.anyio
+
+HOUR = 3_600
+
+
+@asynccontextmanager
+async def in_process(
+    *, delay: float = 0.0, faults: FaultPlan | None = None
+) -> AsyncIterator[tuple[LocalProvider, Client]]:
+    async with (
+        LocalProvider(port=None, delay=delay, faults=faults) as provider,
+        client_of(provider, transport=provider.transport) as client,
+    ):
+        yield provider, client
+
+
+async def test_most_of_a_day_passes_in_no_time() -> None:
+    async with in_process(delay=6 * HOUR) as (_, client):
+        batch = await client.batch(chats(3))
+        seen = [batch["status"]]
+        for _ in range(3):
+            await anyio.sleep(6 * HOUR + 1)
+            seen.append((await client.retrieve(batch["id"]))["status"])
+    assert seen == ["validating", "in_progress", "finalizing", "completed"]
+
+
+async def test_a_batch_expires_when_its_day_is_over_and_not_a_minute_earlier() -> None:
+    async with in_process(delay=25 * HOUR) as (_, client):
+        batch = await client.batch(chats(3))
+        await anyio.sleep(24 * HOUR - 60)
+        assert (await client.retrieve(batch["id"]))["status"] == "validating"
+        await anyio.sleep(62)
+        assert (await client.until(batch["id"]))["status"] == "expired"
+
+
+async def test_a_hidden_batch_is_seen_after_its_time() -> None:
+    fault = BatchFault(hidden_for=10, unlisted_for=HOUR)
+    async with in_process(faults=FaultPlan(batches=(fault,))) as (_, client):
+        batch = await client.batch(chats(1))
+        assert (await client.get(f"batches/{batch['id']}")).status_code == 404
+        assert (await client.post(f"batches/{batch['id']}/cancel")).status_code == 404
+        await anyio.sleep(11)
+        assert (await client.retrieve(batch["id"]))["status"] == "completed"
+        assert (await client.get("batches")).json()["data"] == []
+        await anyio.sleep(HOUR)
+        assert len((await client.get("batches")).json()["data"]) == 1
+
+
+async def test_a_dropped_reply_is_the_same_error_as_on_a_socket() -> None:
+    plan = FaultPlan(calls=(CallFault("batches.create", "accept_and_drop"),))
+    async with in_process(faults=plan) as (provider, client):
+        with pytest.raises(httpx2.RemoteProtocolError, match="disconnected"):
+            await client.batch(chats(1))
+    assert provider.statistics().batches_created == 1
+
+
+async def test_a_late_answer_is_a_read_timeout_after_virtual_seconds() -> None:
+    plan = FaultPlan(calls=(CallFault("batches.create", "late", seconds=HOUR),))
+    async with in_process(faults=plan) as (provider, client):
+        before = anyio.current_time()
+        with pytest.raises(httpx2.ReadTimeout):
+            await client.batch(chats(1))
+        assert anyio.current_time() - before == pytest.approx(30)
+    assert provider.statistics().batches_created == 1
+
+
+async def test_a_synchronous_client_works_in_a_worker_thread() -> None:
+    async with LocalProvider(port=None) as provider:
+        transport = provider.transport
+
+        def upload() -> str:
+            with httpx2.Client(base_url=provider.base_url, transport=transport) as client:
+                file = ("a.jsonl", b'{"a": 1}\n')
+                answer = client.post("files", data={"purpose": "batch"}, files={"file": file})
+                content = client.get(f"files/{answer.json()['id']}/content")
+                return content.text
+
+        assert await to_thread.run_sync(upload) == '{"a": 1}\n'
+
+
+async def test_the_application_itself_raises_where_a_connection_is_dropped() -> None:
+    plan = FaultPlan(calls=(CallFault("models.list", "reset"),))
+    async with LocalProvider(port=None, faults=plan) as provider:
+        transport = httpx2.ASGITransport(provider.app)
+        async with client_of(provider, transport=transport) as client:
+            with pytest.raises(ConnectionDropped, match="/v1/models"):
+                await client.get("models")
+
+
+@asynccontextmanager
+async def lifespan(app: ASGIApp) -> AsyncIterator[None]:
+    """Do what a server does with an application's lifespan."""
+    to_app, from_server = anyio.create_memory_object_stream[Message](1)
+    from_app, to_server = anyio.create_memory_object_stream[Message](1)
+    async with to_app, from_server, from_app, to_server, anyio.create_task_group() as group:
+        group.start_soon(app, {"type": "lifespan"}, from_server.receive, from_app.send)
+        await to_app.send({"type": "lifespan.startup"})
+        assert (await to_server.receive())["type"] == "lifespan.startup.complete"
+        yield
+        await to_app.send({"type": "lifespan.shutdown"})
+        assert (await to_server.receive())["type"] == "lifespan.shutdown.complete"
+
+
+async def test_any_server_with_a_lifespan_can_serve_the_application() -> None:
+    app = create_app(Settings(delay=1))
+    async with Client(base_url="http://x/v1", transport=InProcessTransport(app)) as client:
+        with pytest.raises(RuntimeError, match="lifespan"):
+            await client.get("models")
+        async with lifespan(app):
+            assert (await client.ended(chats(2)))["status"] == "completed"
+
+
+async def test_a_body_error_comes_out_as_it_is() -> None:
+    error = ValueError("mine")
+    with pytest.raises(ValueError, match="mine") as caught:
+        async with LocalProvider(port=None):
+            raise error
+    assert caught.value is error
+
+
+async def test_it_is_entered_once_and_not_used_before() -> None:
+    provider = LocalProvider(port=None)
+    for use in (provider.statistics, provider.batches, lambda: provider.app):
+        with pytest.raises(RuntimeError, match="enter the LocalProvider first"):
+            use()
+    async with provider:
+        pass
+    assert provider.statistics().calls == {}
+    with pytest.raises(RuntimeError, match="entered before"):
+        async with provider:
+            pass
