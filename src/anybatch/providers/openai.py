@@ -235,7 +235,7 @@ class OpenAI(Provider):
                 raise ProviderError(f"listing the batches: no list: {data!r:.200}", transient=True)
             page = [
                 batch
-                for item in cast("list[Any]", items)
+                for item in cast("list[dict[str, Any]]", items)
                 if (batch := _http.remote_batch(item)) is not None
             ]
             yield page
