@@ -6,9 +6,9 @@ import itertools
 import re
 import secrets
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
-from ._encoding import decode, encode, full_line, with_id
+from ._encoding import encode, full_line, plain, with_id
 from ._exceptions import RequestRejected
 from ._models import RawRequest
 from .abc import Provider
@@ -75,19 +75,18 @@ class ProviderIntake:
         return self._full(request, custom_id)
 
     def _as_given(self, request: Any, custom_id: str | None) -> tuple[str, Any, bool]:
-        own = request.get("custom_id") if isinstance(request, dict) and not self.partial else None
-        given = _one_of(custom_id, own)
+        given = custom_id if self.partial else _one_of(custom_id, _own_id(_value(request)))
         element = self._within_size(encode(request))
         return (self._next_id() if given is None else self._checked(given)), element, bool(given)
 
     def _full(self, request: Any, custom_id: str | None) -> tuple[str, Any, bool]:
-        value = decode(request.json) if isinstance(request, RawRequest) else request
+        value: Any = _value(request)
         if not isinstance(value, Mapping):
             raise RequestRejected(
                 f"a full request is an object, not {type(value).__name__}; submit a Batch API "
                 'request, or construct the dispatcher with requests_type="partial"'
             )
-        given = _one_of(custom_id, value.get("custom_id"))
+        given = _one_of(custom_id, _own_id(value))
         line_id = self._next_id() if given is None else self._checked(given)
         self.provider.check({**value, "custom_id": line_id})
         line = full_line(request, line_id, url=self._url())
@@ -104,9 +103,9 @@ class ProviderIntake:
         Raises:
             RequestRejected: it cannot be sent.
         """
-        value = decode(text)
+        value: Any = plain(RawRequest(text))
         if isinstance(value, dict) and "body" in value:
-            own = value.get("custom_id")
+            own = _own_id(value)
             line_id = custom_id if own is None else self._checked(own)
             self.provider.check({**value, "custom_id": line_id})
             return self._within_size(full_line(RawRequest(text), line_id, url=self._url()))
@@ -118,7 +117,7 @@ class ProviderIntake:
             self.provider.check({"custom_id": custom_id, **full})
             return with_id(full, custom_id)
         # Checked as a value, sent as the text it came as.
-        value = self.provider.complete(decode(request.json), settings)
+        value = self.provider.complete(_value(request), settings)
         self.provider.check({"custom_id": custom_id, **value})
         return with_id(self.provider.complete(request, settings), custom_id)
 
@@ -135,6 +134,27 @@ class ProviderIntake:
                 f"{self.size:,}; shorten it, or raise size_threshold if that is the bound"
             )
         return line
+
+
+def _value(request: Any) -> Any:
+    """The JSON value of a request, whichever way it came."""
+    if not isinstance(request, RawRequest):
+        return request
+    if not isinstance(request.json, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
+        kind = type(request.json).__name__  # type: ignore[unreachable]
+        raise RequestRejected(f"a RawRequest of {kind}; give UTF-8 bytes: text.encode()")
+    return plain(request)
+
+
+def _own_id(value: Any) -> Any:
+    """The id that a full request brings, None where it brings none; null is not an id."""
+    if not isinstance(value, Mapping):
+        return None
+    fields = cast(Mapping[str, Any], value)
+    own = fields.get("custom_id")
+    if own is None and "custom_id" in fields:
+        raise RequestRejected("custom_id is null; give a string that is not empty, or leave it out")
+    return own
 
 
 def _one_of(custom_id: str | None, own: Any) -> Any:

@@ -95,6 +95,9 @@ class IntervalLog:
             if record is not None:
                 return record
             self.head += 1
+        if records:  # all of them withdrawn: a list of Nones would grow for ever
+            self._base += len(records)
+            records.clear()
         return None
 
     def withdraw(self, number: int) -> bool:
@@ -146,7 +149,7 @@ class IntervalLog:
         start = self.head - self._base
         self._records[start:cut] = [None] * (cut - start)
         self.head = head
-        if cut >= 1024 and 2 * cut > len(self._records) or cut == len(self._records):
+        if (cut >= 1024 and 2 * cut > len(self._records)) or cut == len(self._records):
             del self._records[:cut]
             self._base = head
 
@@ -155,6 +158,15 @@ class IntervalLog:
         interval.leases += 1
         interval.token = str(interval.leases)
         return interval.lease()
+
+    def take_all(self) -> list[Interval]:
+        """Lease everything that nobody has, planned or not: what is queued becomes one interval."""
+        if self.queued:
+            self.cut(Terms(count=self.queued), CutReason.CLOSE)
+        free = [interval for interval in self.intervals.values() if not interval.token]
+        for interval in free:
+            self.take(interval)
+        return free
 
     def again(self, stores: frozenset[str], now: float) -> Interval | None:
         """The first interval that was released, may be leased now, and can be executed here."""
@@ -167,6 +179,11 @@ class IntervalLog:
             for i in self.intervals.values()
             if not i.token and (i.plan is None or i.plan.store in stores)
         )
+
+    def shift(self, seconds: float) -> None:
+        """The clock is another from now on: re-base when intervals may be leased again."""
+        for interval in self.intervals.values():
+            interval.ready += seconds
 
     def out_of_reach(self, stores: frozenset[str]) -> dict[str, str]:
         """Held intervals and the stores of their plans, which are not among these."""
@@ -195,6 +212,8 @@ class IntervalLog:
             self.owned(lease)
             interval = self.intervals.pop(lease.id)
             self.leased -= len(interval.records)
+            for record in interval.records.values():
+                record.element = None  # whoever still holds a receipt does not hold its line
 
     def bury(self, lease: Lease, number: int) -> Record | None:
         """Take one member out of an interval, which keeps its bounds."""

@@ -6,30 +6,36 @@ What is left over when a dispatcher leaves goes back at the queue's tail.
 
 from __future__ import annotations
 
-import inspect
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Self
 
 import anyio
+import anyio.from_thread
 import anyio.lowlevel
 import attrs
 
 from .._encoding import decode, encode
 from .._exceptions import RequestRejected
-from .._models import (
-    CutReason,
-    DeadLetter,
-    Lease,
-    Member,
-    Plan,
-    QueueStatistics,
-    Ranges,
-    Terms,
-)
-from .._threads import run_sync
+from .._models import CutReason, DeadLetter, Lease, Member, Plan, QueueStatistics, Ranges, Terms
 from ..abc import LeasingQueue, RequestQueueLike
+from ._adding import Added, Adding, running_loop
+from ._line import Line, Place
+from ._outside import Outside, values_of
+from ._sightings import Sightings
 from .memory import Element, InMemoryRequestQueue
+
+logger = logging.getLogger(__name__)
+
+GIVE_BACK = 5.0  # seconds that giving back what is left over may take
+_UNBOUNDED = 2**62
+
+
+@attrs.define(eq=False)
+class Oddity(Element):
+    """What came out of the queue and is no JSON value: given back as it is, else buried."""
+
+    value: Any = None
 
 
 class AdaptedQueue(LeasingQueue):
@@ -48,150 +54,166 @@ class AdaptedQueue(LeasingQueue):
         self.queue = queue
         self.durable = bool(getattr(queue, "durable", False))  # type: ignore[misc]
         self.time_interval = time_interval
-        self._inner = InMemoryRequestQueue()
+        self._outside = Outside(queue)
+        self._inner = InMemoryRequestQueue()  # what was taken, its intervals, the dead letters
+        self._log = self._inner.log
         self.uid = self._inner.uid
-        self._taken: list[Any] = []  # written by the thread that popped, before anything awaits
-        self._outside = 0  # requests in the queue at the last look
-        self._marks: deque[tuple[int, float]] = deque()  # (log number seen up to, when)
+        self._seen_since = Sightings()
         self._looked_at = float("-inf")
         self._changed = anyio.Event()
-        self._calls = anyio.Lock()
-        self._line: deque[anyio.Event] = deque()
+        self._line = Line(lambda: self._queued() + self._log.leased)
+        self._token: anyio.lowlevel.EventLoopToken | None = None
+        self._entered = 0
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
-        await self._look()
+        try:
+            await self._look()
+        except BaseException as error:
+            await self._inner.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._token = anyio.lowlevel.current_token()
+        self._entered += 1
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         try:
-            with anyio.move_on_after(5, shield=True):
+            with anyio.CancelScope(deadline=anyio.current_time() + GIVE_BACK, shield=True):
                 await self._give_back()
         finally:
+            self._entered -= 1
+            if not self._entered:
+                self._token = None
             await self._inner.__aexit__(*exc_info)
 
     async def _give_back(self) -> None:
-        values = [decode(m.element) for m in await self._left_over()]
-        if values:
-            await self._call(self.queue.add_requests, values)
-
-    async def _left_over(self) -> list[Member]:
-        members: list[Member] = []
-        terms = Terms(count=2**62, position=2**62)
-        while (lease := await self._inner.lease(terms)) is not None:
-            async for chunk in self._inner.read(lease):
-                members.extend(chunk)
-            await self._inner.ack(lease)
-        return members
+        """Put what nobody has leased at the queue's tail; where that fails, keep it here."""
+        self._append_taken()
+        leases = [interval.lease() for interval in self._log.take_all()]
+        members = [member for lease in leases for member in self._log.members(lease, None)]
+        if not members:
+            return
+        given = False
+        try:
+            await self._outside.add([_given_back(member.record) for member in members])
+            given = True
+        except Exception:
+            logger.exception("the queue takes nothing back")
+        finally:
+            for lease in leases:
+                await (self._inner.ack(lease) if given else self._inner.release(lease))
+            if not given:
+                logger.error(
+                    "%d requests could not be given back to %s; they are in dispatcher.queue, and "
+                    "lost with this process",
+                    len(members),
+                    type(self.queue).__name__,
+                )
 
     async def keep_profile(self, profile: str) -> None:
         await self._inner.keep_profile(profile)
 
     # The queue outside
 
-    async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
-        """Call one of its methods, one at a time; in a worker thread unless it is async."""
-        async with self._calls:
-            if inspect.iscoroutinefunction(method):
-                return await method(*args)
-            result = await run_sync(method, *args)
-            return await result if inspect.isawaitable(result) else result
-
-    async def _look(self) -> int:
-        size = getattr(self.queue, "size", None) or getattr(self.queue, "__len__", None)
-        if size is None:
-            raise NotImplementedError(f"{type(self.queue).__name__} has neither size() nor len()")
-        self._outside = int(await self._call(size))
+    async def _look(self) -> None:
+        await self._outside.look()
         self._looked_at = anyio.current_time()
-        self._mark()
-        return self._outside
+        self._see()
+        self._line.grant()  # somebody else may have taken some
 
-    def _mark(self) -> None:
-        seen = self._seen()
-        while self._marks and self._marks[-1][0] > seen:
-            self._marks.pop()  # somebody else took some
-        if seen > (self._marks[-1][0] if self._marks else self._inner_tail()):
-            self._marks.append((seen, anyio.current_time()))
+    def _see(self) -> None:
+        self._seen_since.see(self._tail(), self._log.head, anyio.current_time())
 
-    def _inner_tail(self) -> int:
-        return self._inner._log.tail  # pyright: ignore[reportPrivateUsage]
+    def _tail(self) -> int:
+        return self._log.tail + self._outside.count
 
-    def _seen(self) -> int:
-        return self._inner_tail() + self._outside
+    def _queued(self) -> int:
+        return self._outside.count + self._log.queued
+
+    def _oldest(self) -> float:
+        return self._seen_since.oldest(self._log.head, anyio.current_time())
 
     async def _take(self, count: int) -> None:
-        """Pop, and record what was popped before the next await."""
-        get = self.queue.get_requests
-        if inspect.iscoroutinefunction(get):
-            async with self._calls:
-                self._taken.extend(await get(count))
-        else:
-            async with self._calls:
-                await run_sync(self._take_in_thread, get, count)
+        await self._outside.take(count)
+        # Fewer than asked for: there are no more, whatever its size says.
+        if len(self._outside.taken) < count:
+            self._outside.count = len(self._outside.taken)
         self._append_taken()
 
-    def _take_in_thread(self, get: Callable[[int], Any], count: int) -> None:
-        self._taken.extend(get(count) or ())
-
     def _append_taken(self) -> None:
-        taken, self._taken = self._taken, []
-        records = [_element(value) for value in taken]
-        self._outside = max(0, self._outside - len(records))
-        self._inner.add_all_nowait(records, bound=2**62)
+        """Record what was popped: no await lies between the pop and this, but a cancellation may."""
+        taken, self._outside.taken = self._outside.taken, []
+        self._outside.count = max(0, self._outside.count - len(taken))
+        self._inner.add_all_nowait([_element(value) for value in taken], bound=_UNBOUNDED)
 
     # Adding
 
     async def add(self, elements: Sequence[bytes], *, bound: int) -> int:
         if len(elements) > bound:
-            raise ValueError(f"{len(elements)} requests at once, but the bound is {bound}")
-        await self.wait_room(len(elements), bound=bound)
-        first = self._seen()
-        await self._call(self.queue.add_requests, [decode(element) for element in elements])
-        self._outside += len(elements)
-        self._mark()
-        self._wake()
+            raise ValueError(f"{len(elements)} requests at once, but the queue's bound is {bound}")
+        await self._reserve(len(elements), bound)
+        try:
+            first = self._tail()
+            await self._outside.add([decode(element) for element in elements])
+        finally:
+            self._line.reserved -= len(elements)
+            self._line.grant()
+        self._added()
         return first
 
-    async def wait_room(self, count: int, *, bound: int) -> None:
+    def _added(self) -> None:
+        self._see()
+        self._wake()
+
+    async def _reserve(self, count: int, bound: int) -> None:
         await anyio.lowlevel.checkpoint()
-        if not self._line and self._has_room(count, bound):
+        if self._line.has_room(count, bound):
+            self._line.reserved += count
             return
-        turn = anyio.Event()
-        self._line.append(turn)
         self._wake()  # a blocked submitter makes what is open due
-        try:
-            while self._line[0] is not turn or not self._has_room(count, bound):
-                await turn.wait()
-                turn = self._line[self._line.index(turn)] = anyio.Event()
-        finally:
-            self._line.remove(turn)
-            self._next_in_line()
+        await self._line.stand(Place(count, bound))
 
-    def _has_room(self, count: int, bound: int) -> bool:
-        return self._outside + self._inner.snapshot().requests_leased + count <= bound
+    async def wait_room(self, count: int, *, bound: int) -> None:
+        await self._reserve(count, bound)
+        self._line.reserved -= count
+        self._line.grant()  # nothing was put in: the room is the next one's too
 
-    def _next_in_line(self) -> None:
-        if self._line:
-            self._line[0].set()
+    def add_requests(self, requests: list[Any]) -> Awaitable[None]:
+        """Append requests to the queue outside: they are in when this has been awaited.
 
-    async def add_requests(self, requests: list[Any]) -> None:
-        """Append requests to the queue outside."""
+        In a thread without an event loop it blocks until they are in. Dropped un-awaited on an
+        event loop's thread, none of them is in, and an ERROR says how many.
+
+        Raises:
+            RequestRejected: one of them is no JSON value; none of them is in.
+        """
         for request in requests:
             encode(request)
-        await self._call(self.queue.add_requests, list(requests))
-        self._outside += len(requests)
-        self._mark()
-        self._wake()
+        values = values_of(requests)
+        if not values:
+            return Added()
+        if running_loop() is not None:
+            return Adding(len(values), lambda: self._add_values(values), "the queue is not ours")
+        if self._token is not None:
+            anyio.from_thread.run(self._add_values, values, token=self._token)
+        else:
+            self._outside.add_from_thread(values)
+        return Added()
+
+    async def _add_values(self, values: list[Any]) -> None:
+        await self._outside.add(values)
+        self._added()
 
     async def get_requests(self, count: int) -> list[Any]:
         """Take requests out of the queue outside."""
-        values: list[Any] = list(await self._call(self.queue.get_requests, count))
+        values = await self._outside.get(count)
         await self._look()
         return values
 
     async def size(self) -> int:
         """How many requests the queue outside has now, with those taken and not leased."""
-        return await self._look() + self._inner.snapshot().requests_queued
+        await self._look()
+        return self._queued()
 
     def _wake(self) -> None:
         self._changed.set()
@@ -201,46 +223,39 @@ class AdaptedQueue(LeasingQueue):
 
     async def lease(self, terms: Terms) -> Lease | None:
         self._append_taken()
-        if self._inner._log.again(terms.stores, anyio.current_time()):  # pyright: ignore[reportPrivateUsage]
+        if self._log.again(terms.stores, anyio.current_time()):
             return await self._inner.lease(terms)
         await self._look()
         reason = self._due(terms)
         if reason is None:
             return None
-        missing = min(terms.count, self._queued()) - self._inner.snapshot().requests_queued
+        missing = min(terms.count, self._queued()) - self._log.queued
         if missing > 0:
             await self._take(missing)
         return await self._inner.lease(
-            attrs.evolve(terms, minimum=1, position=2**62, reason=reason)
+            attrs.evolve(terms, minimum=1, position=_UNBOUNDED, reason=reason)
         )
-
-    def _queued(self) -> int:
-        return self._outside + self._inner.snapshot().requests_queued
 
     def _due(self, terms: Terms) -> CutReason | None:
-        backlog = self._inner._backlog()  # pyright: ignore[reportPrivateUsage]
-        return terms.due(
-            attrs.evolve(
-                backlog, count=self._queued(), oldest=self._oldest(), blocked=bool(self._line)
-            )
+        backlog = self._log.backlog(
+            oldest=self._oldest(), now=anyio.current_time(), blocked=bool(self._line.places)
         )
-
-    def _oldest(self) -> float:
-        head = self._inner._log.head  # pyright: ignore[reportPrivateUsage]
-        while self._marks and self._marks[0][0] <= head:
-            self._marks.popleft()
-        return self._marks[0][1] if self._marks else anyio.current_time()
+        return terms.due(attrs.evolve(backlog, count=self._queued()))
 
     async def wait_due(self, terms: Terms) -> None:
         changed = self._changed
-        deadline = self._looked_at + self.time_interval
-        if self._queued() >= terms.minimum and terms.age is not None:
-            deadline = min(deadline, self._oldest() + terms.age)
-        log = self._inner._log  # pyright: ignore[reportPrivateUsage]
-        released = [interval.ready for interval in log.waiting(terms.stores)]
         await anyio.lowlevel.checkpoint()
-        with anyio.CancelScope(deadline=min([deadline, *released])):
+        if self._log.again(terms.stores, anyio.current_time()) or self._due(terms):
+            return
+        with anyio.CancelScope(deadline=self._next_chance(terms)):
             await changed.wait()
+
+    def _next_chance(self, terms: Terms) -> float:
+        chances = [interval.ready for interval in self._log.waiting(terms.stores)]
+        chances.append(self._looked_at + self.time_interval)
+        if terms.age is not None and self._queued() >= terms.minimum:
+            chances.append(self._oldest() + terms.age)
+        return min(chances)
 
     async def read(
         self, lease: Lease, ranges: Ranges | None = None
@@ -256,8 +271,7 @@ class AdaptedQueue(LeasingQueue):
 
     async def ack(self, lease: Lease) -> None:
         await self._inner.ack(lease)
-        self._next_in_line()
-        self._wake()
+        self._freed()
 
     async def release(self, lease: Lease, delay: float = 0.0) -> None:
         await self._inner.release(lease, delay)
@@ -265,8 +279,14 @@ class AdaptedQueue(LeasingQueue):
 
     async def bury(self, lease: Lease, number: int, reason: str) -> None:
         await self._inner.bury(lease, number, reason)
+        self._freed()
 
-    async def withdraw(self, number: int) -> bool:
+    def _freed(self) -> None:
+        self._line.grant()
+        self._wake()
+
+    async def withdraw(self, number: int) -> bool:  # noqa: ARG002
+        """Too late: whoever keeps the queue may have given it out."""
         return False
 
     async def replan(self, interval_id: str) -> None:
@@ -277,16 +297,19 @@ class AdaptedQueue(LeasingQueue):
 
     async def position(self) -> int:
         await self._look()
-        return self._seen()
+        return self._tail()
 
     async def wait_passed(self, position: int) -> None:
         while True:
-            tail = self._inner_tail()
-            await self._inner.wait_passed(min(position, tail))
-            # What is gone from outside without having come here was taken by somebody else.
-            if tail >= position or not await self._look():
-                return
             changed = self._changed
+            tail = self._log.tail
+            await self._inner.wait_passed(min(position, tail))
+            if tail >= position:
+                return
+            await self._look()
+            # What is gone from outside without having come here was taken by somebody else.
+            if not self._outside.count and tail == self._log.tail:
+                return
             with anyio.move_on_after(self.time_interval):
                 await changed.wait()
 
@@ -294,14 +317,16 @@ class AdaptedQueue(LeasingQueue):
         return await self._inner.dead_letters()
 
     async def requeue(self, ids: Sequence[str]) -> int:
-        wanted = [letter for letter in await self.dead_letters() if letter.id in set(ids)]
-        await self.add_requests([letter.request for letter in wanted])
-        return await self._inner.drop([letter.id for letter in wanted])
+        bodies = {i: body for i in ids if (body := self._inner.dead_body(i)) is not None}
+        await self._outside.add([_given_back(body) for body in bodies.values()])
+        self._added()
+        return await self._inner.drop(list(bodies))
 
     async def drop(self, ids: Sequence[str]) -> int:
         return await self._inner.drop(ids)
 
-    async def last_sequence(self, producer: str) -> int | None:
+    async def last_sequence(self, producer: str) -> int | None:  # noqa: ARG002
+        """Nobody has numbered anything here."""
         return None
 
     async def statistics(self) -> QueueStatistics:
@@ -312,9 +337,7 @@ class AdaptedQueue(LeasingQueue):
         """The statistics of the last look, without waiting."""
         queued = self._queued()
         oldest_age = max(0.0, anyio.current_time() - self._oldest()) if queued else 0.0
-        return attrs.evolve(
-            self._inner.snapshot(), requests_queued=queued, oldest_age=oldest_age
-        )
+        return attrs.evolve(self._inner.snapshot(), requests_queued=queued, oldest_age=oldest_age)
 
 
 def _element(value: Any) -> Element:
@@ -322,4 +345,9 @@ def _element(value: Any) -> Element:
     try:
         return Element(encode(value))
     except RequestRejected:
-        return Element(repr(value).encode("utf-8", "replace"))
+        # In angle brackets no text is JSON, so nothing is sent that nobody meant.
+        return Oddity(f"<{value!r}>".encode("utf-8", "replace"), value=value)
+
+
+def _given_back(record: Any) -> Any:
+    return record.value if isinstance(record, Oddity) else decode(record.element)

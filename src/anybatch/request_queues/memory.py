@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Self, cast
 
 import anyio
 import anyio.from_thread
@@ -26,17 +24,15 @@ from .._models import (
     Plan,
     QueueStatistics,
     Ranges,
-    RawRequest,
     Terms,
 )
 from ..abc import LeasingQueue
-from ._log import IntervalLog, Record, size_of
-
-logger = logging.getLogger(__name__)
+from ._adding import Added, Adding, running_loop
+from ._line import Line, Place, ThreadPlace
+from ._log import IntervalLog, Record
 
 SLICE = 2_000  # members a chunk: 50,000 in one step would stop the event loop for 40 ms
 _NEVER = float("inf")
-T = TypeVar("T")
 
 
 @attrs.define(eq=False)
@@ -47,16 +43,6 @@ class Element:
     encoded: bool = True
     number: int = -1
     time: float = 0.0
-
-
-@attrs.define(eq=False)
-class _Place:
-    """A submitter's place in line."""
-
-    count: int
-    bound: int
-    event: Any  # anyio.Event; threading.Event where the submitter is a thread without a loop
-    granted: bool = False
 
 
 @attrs.define(eq=False)
@@ -92,22 +78,21 @@ class InMemoryRequestQueue(LeasingQueue):
             raise ValueError(f"max_pending is {max_pending}; give at least 1")
         self.uid = secrets.token_hex(8)
         self.max_pending = max_pending
-        self._log = IntervalLog(self.uid)
-        self._line: deque[_Place] = deque()
-        self._reserved = 0
+        self.log = IntervalLog(self.uid)  # the adapter decides upon it too
+        # Until it is entered, threads add to it with no event loop to order them.
+        self._lock = threading.RLock()
+        self._line = Line(lambda: self.log.held, self._append, self._lock)
         self._watches: list[_Watch] = []
         self._barriers: list[_Barrier] = []
         self._wake_count: float = _NEVER
         self._wake_size: float = _NEVER
-        self._dead: dict[str, tuple[DeadLetter, Any]] = {}
+        self._dead: dict[str, tuple[DeadLetter, Element]] = {}
         self._profile: str | None = None
-        self._stores: frozenset[str] = frozenset()
+        self._stores: frozenset[str] | None = None  # whose plans can be executed; None: unknown
         self._entered = 0
         self._token: anyio.lowlevel.EventLoopToken | None = None
         self._clock: Callable[[], float] = time.monotonic
         self._shifts: list[tuple[int, float]] = []
-        # Until it is entered, threads add to it with no event loop to order them.
-        self._lock = threading.Lock()
 
     # Entering
 
@@ -130,15 +115,18 @@ class InMemoryRequestQueue(LeasingQueue):
             if not self._entered:
                 self._change_clock(time.monotonic)
                 self._token = None
+                self._stores = None
 
     def _change_clock(self, clock: Callable[[], float]) -> None:
-        self._shifts.append((self._log.tail, clock() - self._clock()))
+        shift = clock() - self._clock()
+        self._shifts.append((self.log.tail, shift))
+        self.log.shift(shift)
         self._clock = clock
 
     async def keep_profile(self, profile: str) -> None:
-        if self._log.held and self._profile not in (None, profile):
+        if self.log.held and self._profile not in (None, profile):
             raise QueueMismatch(
-                f"the queue holds {self._log.held} requests in the format {self._profile!r}, not "
+                f"the queue holds {self.log.held} requests in the format {self._profile!r}, not "
                 f"{profile!r}; let a dispatcher of that kind finish them, or use another queue"
             )
         self._profile = profile
@@ -147,8 +135,9 @@ class InMemoryRequestQueue(LeasingQueue):
 
     def add_nowait(self, record: Record, *, bound: int) -> bool:
         """Append one record unless that needs standing in line; says whether it is in."""
-        log = self._log
-        if self._line or log.queued + log.leased + self._reserved >= bound:
+        log = self.log
+        line = self._line
+        if line.places or log.queued + log.leased + line.reserved >= bound:
             return False
         log.append(record, self._clock())
         if log.queued >= self._wake_count or log.size >= self._wake_size:
@@ -157,18 +146,18 @@ class InMemoryRequestQueue(LeasingQueue):
 
     def add_all_nowait(self, records: Sequence[Record], *, bound: int) -> bool:
         """Append all records in one step, or none where that needs standing in line."""
-        if not self._has_room(len(records), bound):
+        if not self._line.has_room(len(records), bound):
             return False
         self._append(records)
         return True
 
     async def add_records(self, records: Sequence[Record], *, bound: int) -> None:
         """Append all records in one step, as soon as it is their turn and there is room."""
-        if self._has_room(len(records), bound):
+        if self._line.has_room(len(records), bound):
             await anyio.lowlevel.checkpoint()
         if not self.add_all_nowait(records, bound=bound):
-            await self._stand_in_line(_Place(len(records), bound, anyio.Event()))
-            self._reserved -= len(records)
+            await self._stand_in_line(len(records), bound)
+            self._line.reserved -= len(records)
             self._append(records)
 
     async def add(self, elements: Sequence[bytes], *, bound: int) -> int:
@@ -176,56 +165,31 @@ class InMemoryRequestQueue(LeasingQueue):
             raise ValueError(f"{len(elements)} requests at once, but the queue's bound is {bound}")
         records = [Element(element) for element in elements]
         await self.add_records(records, bound=bound)
-        return records[0].number if records else self._log.tail
-
-    def _has_room(self, count: int, bound: int) -> bool:
-        return not self._line and self._log.held + self._reserved + count <= bound
+        return records[0].number if records else self.log.tail
 
     def _append(self, records: Sequence[Record]) -> None:
         now = self._clock()
         for record in records:
-            self._log.append(record, now)
-        if self._log.queued >= self._wake_count or self._log.size >= self._wake_size:
+            self.log.append(record, now)
+        if self.log.queued >= self._wake_count or self.log.size >= self._wake_size:
             self._wake_watches()
 
     async def wait_room(self, count: int, *, bound: int) -> None:
-        if self._has_room(count, bound):
+        if self._line.has_room(count, bound):
             await anyio.lowlevel.checkpoint()
             return
-        await self._stand_in_line(_Place(count, bound, anyio.Event()))
-        self._reserved -= count
+        await self._stand_in_line(count, bound)
+        self._line.reserved -= count
+        self._line.grant()  # nothing was put in: the room is the next one's too
 
-    async def _stand_in_line(self, place: _Place) -> None:
-        self._line.append(place)
+    async def _stand_in_line(self, count: int, bound: int) -> None:
         self._wake_watches()  # a blocked submitter makes what is open due
-        try:
-            await place.event.wait()
-        except BaseException:
-            self._leave_line(place)
-            raise
-
-    def _leave_line(self, place: _Place) -> None:
-        if place.granted:
-            self._reserved -= place.count
-        else:
-            self._line.remove(place)
-        self._grant()
-
-    def _grant(self) -> None:
-        """Give freed room to those in line, in their order; it is reserved until they wake."""
-        while self._line:
-            place = self._line[0]
-            if self._log.held + self._reserved + place.count > place.bound:
-                return
-            self._line.popleft()
-            self._reserved += place.count
-            place.granted = True
-            place.event.set()
+        await self._line.stand(Place(count, bound))
 
     @property
     def submitters_waiting(self) -> int:
         """How many stand in line."""
-        return len(self._line)
+        return len(self._line.places)
 
     def add_requests(self, requests: list[Any]) -> Awaitable[None]:
         """Append requests: JSON values, full Batch API requests or bare partial ones.
@@ -248,18 +212,19 @@ class InMemoryRequestQueue(LeasingQueue):
                 f"{len(records)} requests at once, but the queue's max_pending is "
                 f"{self.max_pending}; add them in smaller lists"
             )
-        here = _running_loop()
+        here = running_loop()
         if here is None:
             self._add_from_thread(records)
-            return _Added()
-        if self._token is not None and here != self._token:
-            raise RuntimeError(
-                "the queue belongs to another event loop; add by anyio.from_thread there, or from "
-                "a worker thread"
-            )
-        if self.add_all_nowait(records, bound=self.max_pending):
-            return _Added()
-        return _Adding(self, records)
+            return Added()
+        with self._lock:  # while nobody has entered, threads add too
+            if self._token is not None and here != self._token:
+                raise RuntimeError(
+                    "the queue belongs to another event loop; add by anyio.from_thread there, or "
+                    "from a worker thread"
+                )
+            if not records or self.add_all_nowait(records, bound=self.max_pending):
+                return Added()
+        return Adding(len(records), lambda: self._add_bounded(records), "the queue was full")
 
     def _element(self, request: Any) -> Element:
         if self._profile == "function" and self._entered:
@@ -267,19 +232,21 @@ class InMemoryRequestQueue(LeasingQueue):
         return Element(encode(request))
 
     def _add_from_thread(self, records: list[Element]) -> None:
+        place = ThreadPlace(len(records), self.max_pending, records)
         with self._lock:
             token = self._token
-            if token is None and self.add_all_nowait(records, bound=self.max_pending):
-                return
+            if token is None:
+                if self.add_all_nowait(records, bound=self.max_pending):
+                    return
+                self._line.places.append(place)
         if token is not None:
             anyio.from_thread.run(self._add_bounded, records, token=token)
             return
-        place = _Place(len(records), self.max_pending, threading.Event())
-        with self._lock:
-            self._line.append(place)
-        place.event.wait()
-        self._reserved -= len(records)
-        self._append(records)
+        try:
+            place.event.wait()
+        except BaseException:  # Ctrl-C in the main thread
+            self._line.leave(place)
+            raise
 
     async def _add_bounded(self, records: list[Element]) -> None:
         await self.add_records(records, bound=self.max_pending)
@@ -287,41 +254,53 @@ class InMemoryRequestQueue(LeasingQueue):
     async def get_requests(self, count: int) -> list[Any]:
         """Lease up to `count` requests and acknowledge them: they are yours alone now."""
         await anyio.lowlevel.checkpoint()
-        if not self._log.queued or count < 1:
-            return []
-        terms = Terms(count=count, position=self._log.tail)
-        lease = self._log.take(self._log.cut(terms, CutReason.FLUSH))
-        members = self._log.members(lease, None)
-        await self.ack(lease)
-        return [decode(m.element) if _is_text(m) else m.element for m in members]
+        with self._lock:
+            if not self.log.queued or count < 1:
+                return []
+            terms = Terms(count=count, position=self.log.tail)
+            lease = self.log.take(self.log.cut(terms, CutReason.FLUSH))
+            members = self.log.members(lease, None)
+            self.log.forget(lease)
+            self._freed()
+        return [decode(m.element) if self._is_text(m.record) else m.element for m in members]
+
+    def _is_text(self, record: Record) -> bool:
+        """Whether a record's element is JSON text, and not what a function takes as it is."""
+        return record.encoded if isinstance(record, Element) else self._profile != "function"
 
     async def size(self) -> int:
         """How many requests are queued, those leased not counted."""
         await anyio.lowlevel.checkpoint()
-        return self._log.queued
+        return self.log.queued
 
     # Leasing
 
     async def lease(self, terms: Terms) -> Lease | None:
-        self._stores = terms.stores
-        interval = self._log.again(terms.stores, self._clock())
+        self._know(terms.stores)
+        interval = self.log.again(terms.stores, self._clock())
         if interval is None:
             reason = terms.due(self._backlog())
             if reason is None:
                 return None
-            interval = self._log.cut(terms, reason)
-        return self._log.take(interval)
+            interval = self.log.cut(terms, reason)
+        return self.log.take(interval)
+
+    def _know(self, stores: frozenset[str]) -> None:
+        """Note whose plans can be executed; only now it can be told which intervals are held."""
+        if stores != self._stores:
+            self._stores = stores
+            self._wake_barriers(held=True)
 
     async def wait_due(self, terms: Terms) -> None:
-        self._stores = terms.stores
+        self._know(terms.stores)
         if self._may_lease(terms):
             await anyio.lowlevel.checkpoint()
             return
-        log = self._log
+        log = self.log
         # From empty, the first request starts the clock; then only crossing the terms matters.
-        count = 1 if not log.queued else max(terms.count, terms.minimum)
-        if log.queued and log.queued < terms.minimum:
-            count = terms.minimum
+        count = max(terms.count, terms.minimum) if log.queued >= terms.minimum else terms.minimum
+        if not log.queued:
+            count = 1
         watch = _Watch(count, _NEVER if terms.size is None else terms.size)
         self._watches.append(watch)
         self._set_wake()
@@ -334,25 +313,26 @@ class InMemoryRequestQueue(LeasingQueue):
 
     def _may_lease(self, terms: Terms) -> bool:
         return (
-            self._log.again(terms.stores, self._clock()) is not None
+            self.log.again(terms.stores, self._clock()) is not None
             or terms.due(self._backlog()) is not None
         )
 
     def _next_chance(self, terms: Terms) -> float:
-        chances = [interval.ready for interval in self._log.waiting(terms.stores)]
-        if terms.age is not None and terms.minimum <= self._log.queued:
+        chances = [interval.ready for interval in self.log.waiting(terms.stores)]
+        if terms.age is not None and terms.minimum <= self.log.queued:
             chances.append(self._oldest_time() + terms.age)
         return min(chances, default=_NEVER)
 
     def _backlog(self) -> Backlog:
-        return self._log.backlog(
-            oldest=self._oldest_time(), now=self._clock(), blocked=bool(self._line)
+        return self.log.backlog(
+            oldest=self._oldest_time(), now=self._clock(), blocked=bool(self._line.places)
         )
 
     def _oldest_time(self) -> float:
         """When the oldest queued request was accepted, on today's clock."""
-        record = self._log.oldest()
+        record = self.log.oldest()
         if record is None:
+            self._shifts.clear()  # none of them is about a request to come
             return self._clock()
         while self._shifts and self._shifts[0][0] <= record.number:
             del self._shifts[0]
@@ -370,47 +350,43 @@ class InMemoryRequestQueue(LeasingQueue):
     async def read(
         self, lease: Lease, ranges: Ranges | None = None
     ) -> AsyncIterator[Sequence[Member]]:
-        members = self._log.members(lease, ranges)
+        members = self.log.members(lease, ranges)
         for start in range(0, len(members), SLICE):
             await anyio.lowlevel.checkpoint()
             yield members[start : start + SLICE]
 
     async def plan(self, lease: Lease, plan: Plan) -> Lease:
-        interval = self._log.owned(lease)
+        interval = self.log.owned(lease)
         if interval.plan is None:
             interval.plan = plan
         return interval.lease()
 
     async def renew(self, lease: Lease) -> None:
-        self._log.owned(lease)
+        self.log.owned(lease)
 
     async def ack(self, lease: Lease) -> None:
-        self._log.forget(lease)
+        self.log.forget(lease)
         self._freed()
 
     async def release(self, lease: Lease, delay: float = 0.0) -> None:
-        self._log.release(lease, self._clock() + delay)
+        self.log.release(lease, self._clock() + delay)
         self._wake_watches()
         self._wake_barriers(held=True)
 
     async def bury(self, lease: Lease, number: int, reason: str) -> None:
-        record = self._log.bury(lease, number)
+        record = self.log.bury(lease, number)
         if record is None:
             return
-        element = record.element
-        encoded = not isinstance(record, Element) or record.encoded
+        element, encoded = record.element, self._is_text(record)
         request = _readable(element) if encoded else element
-        custom_id = getattr(record, "custom_id", None)
-        if custom_id is None and isinstance(request, dict):
-            custom_id = request.get("custom_id")
         letter = DeadLetter(
-            f"{self.uid}-{number}",
-            custom_id if isinstance(custom_id, str) else None,
-            request,
-            reason,
-            time.time(),
+            f"{self.uid}-{number}", _custom_id(record, request), request, reason, time.time()
         )
-        self._dead[letter.id] = (letter, Element(element, encoded))
+        # A receipt has had its end: what may be requeued is a record of its own.
+        body = record if isinstance(record, Element) else Element(element, encoded)
+        self._dead[letter.id] = (letter, body)
+        if body is not record:
+            record.element = None
         self._freed()
 
     async def withdraw(self, number: int) -> bool:
@@ -418,17 +394,17 @@ class InMemoryRequestQueue(LeasingQueue):
 
     def withdraw_nowait(self, number: int) -> bool:
         """Take back a request that was not cut yet; its room goes to whoever is next in line."""
-        withdrawn = self._log.withdraw(number)
+        withdrawn = self.log.withdraw(number)
         if withdrawn:
             self._freed()
         return withdrawn
 
     def _freed(self) -> None:
-        self._grant()
+        self._line.grant()
         self._wake_barriers()
 
     async def replan(self, interval_id: str) -> None:
-        interval = self._log.intervals.get(interval_id)
+        interval = self.log.intervals.get(interval_id)
         if interval is None or interval.token:
             raise ValueError(f"{interval_id} is not an interval that nobody holds")
         interval.plan = None
@@ -437,11 +413,11 @@ class InMemoryRequestQueue(LeasingQueue):
     # Waiting for the log to empty
 
     async def position(self) -> int:
-        return self._log.tail
+        return self.log.tail
 
     async def wait_passed(self, position: int) -> None:
         await anyio.lowlevel.checkpoint()
-        while not self._log.passed(position):
+        while not self.log.passed(position):
             self._raise_if_held(position)
             barrier = _Barrier(position)
             self._barriers.append(barrier)
@@ -453,8 +429,8 @@ class InMemoryRequestQueue(LeasingQueue):
     def _raise_if_held(self, position: int) -> None:
         held = {
             interval_id: store
-            for interval_id, store in self._log.out_of_reach(self._stores).items()
-            if self._log.intervals[interval_id].start < position
+            for interval_id, store in self._held().items()
+            if self.log.intervals[interval_id].start < position
         }
         if held:
             raise FlushHeld(
@@ -463,9 +439,12 @@ class InMemoryRequestQueue(LeasingQueue):
                 + "; start a dispatcher with that handler, or `await queue.replan(interval_id)`"
             )
 
+    def _held(self) -> dict[str, str]:
+        return {} if self._stores is None else self.log.out_of_reach(self._stores)
+
     def _wake_barriers(self, *, held: bool = False) -> None:
         for barrier in self._barriers:
-            if held or self._log.passed(barrier.position):
+            if held or self.log.passed(barrier.position):
                 barrier.event.set()
 
     # Dead letters, statistics
@@ -476,13 +455,17 @@ class InMemoryRequestQueue(LeasingQueue):
     async def requeue(self, ids: Sequence[str]) -> int:
         records = [self._dead.pop(i)[1] for i in ids if i in self._dead]
         self._append(records)
-        await anyio.lowlevel.checkpoint()
         return len(records)
+
+    def dead_body(self, letter_id: str) -> Element | None:
+        """What `requeue` would append for this dead letter."""
+        found = self._dead.get(letter_id)
+        return None if found is None else found[1]
 
     async def drop(self, ids: Sequence[str]) -> int:
         return sum(self._dead.pop(i, None) is not None for i in ids)
 
-    async def last_sequence(self, producer: str) -> int | None:
+    async def last_sequence(self, producer: str) -> int | None:  # noqa: ARG002
         return None
 
     async def statistics(self) -> QueueStatistics:
@@ -490,70 +473,35 @@ class InMemoryRequestQueue(LeasingQueue):
 
     def snapshot(self) -> QueueStatistics:
         """The statistics, without waiting."""
-        log = self._log
+        log = self.log
         return QueueStatistics(
             requests_queued=log.queued,
             bytes_queued=log.size,
             oldest_age=max(0.0, self._clock() - self._oldest_time()) if log.queued else 0.0,
             requests_leased=log.leased,
             requests_dead=len(self._dead),
-            held=log.out_of_reach(self._stores),
+            held=self._held(),
             capacity=self.max_pending,
         )
 
     def records(self) -> list[Record]:
         """Everything queued or leased, in order."""
-        return list(self._log.records())
+        return list(self.log.records())
 
 
-def _is_text(member: Member) -> bool:
-    record = member.record
-    return type(member.element) is bytes and (not isinstance(record, Element) or record.encoded)
-
-
-def _readable(element: Any) -> Any:
-    if type(element) is not bytes:
-        return element
+def _readable(element: bytes) -> Any:
     try:
         return decode(element)
     except ValueError:
         return element.decode("utf-8", "replace")
 
 
-def _running_loop() -> anyio.lowlevel.EventLoopToken | None:
-    try:
-        return anyio.lowlevel.current_token()
-    except anyio.NoEventLoopError:
-        return None
+def _custom_id(record: Record, request: Any) -> str | None:
+    """A receipt has the id; otherwise the request may say it."""
+    custom_id: Any = getattr(record, "custom_id", None)
+    if custom_id is None and isinstance(request, dict):
+        custom_id = cast(dict[str, Any], request).get("custom_id")
+    return custom_id if isinstance(custom_id, str) else None
 
 
-class _Added:
-    """What `add_requests` returns when everything is in already."""
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return anyio.lowlevel.checkpoint().__await__()
-
-
-class _Adding:
-    """What `add_requests` returns when the queue is full: await it to stand in line."""
-
-    def __init__(self, queue: InMemoryRequestQueue, records: list[Element]) -> None:
-        self._queue = queue
-        self._records: list[Element] | None = records
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        records, self._records = self._records, None
-        if records is None:
-            raise RuntimeError("these requests were awaited already")
-        return self._queue.add_records(records, bound=self._queue.max_pending).__await__()
-
-    def __del__(self) -> None:
-        if self._records is not None:
-            logger.error(
-                "%d requests were not added: the queue was full, and what add_requests() returned "
-                "was never awaited",
-                len(self._records),
-            )
-
-
-__all__ = ["Element", "InMemoryRequestQueue", "RawRequest", "size_of"]
+__all__ = ["Element", "InMemoryRequestQueue"]
