@@ -250,7 +250,9 @@ async def test_process_left_early_takes_no_more_from_the_source() -> None:
     assert d.statistics().requests_dispatched == d.statistics().requests_submitted
 
 
-async def test_process_delivers_what_was_submitted_before_it_raises_what_the_source_raised() -> None:
+async def test_process_delivers_what_was_submitted_before_it_raises_what_the_source_raised() -> (
+    None
+):
     async def source() -> Any:
         yield 1
         yield 2

@@ -47,7 +47,9 @@ async def test_draining_that_takes_too_long_says_how_many_remain() -> None:
     double = Doubler(takes=1e6)
     d = BatchDispatcher(double, queue_threshold=2, drain_timeout=3)
     start = anyio.current_time()
-    with pytest.raises(DrainTimeout, match="after 3 s 3 requests are queued and 2 leased") as caught:
+    with pytest.raises(
+        DrainTimeout, match="after 3 s 3 requests are queued and 2 leased"
+    ) as caught:
         async with d:
             receipts = await d.submit_many(range(5))
     assert isinstance(caught.value, TimeoutError)
@@ -59,9 +61,7 @@ async def test_draining_that_takes_too_long_says_how_many_remain() -> None:
 
 async def test_on_exit_leave_finishes_what_is_leased_and_keeps_the_rest() -> None:
     double = Doubler(takes=1)
-    async with BatchDispatcher(
-        double, queue_threshold=2, time_threshold=1e6, on_exit="leave"
-    ) as d:
+    async with BatchDispatcher(double, queue_threshold=2, time_threshold=1e6, on_exit="leave") as d:
         receipts = await d.submit_many(range(5))
         await double.started.wait()
     assert double.batches == [[0, 1]]

@@ -295,9 +295,7 @@ async def test_native_cancellation_anywhere_in_the_hand_over_buys_nothing_twice(
     assert all(receipt.settled for receipt in receipts)
     async with dispatcher(provider, queue=queue) as second:
         await second.flush()
-    asked = [
-        line for batch in provider.batches.values() for line in provider._lines[batch.file_id]
-    ]
+    asked = [line for batch in provider.batches.values() for line in provider._lines[batch.file_id]]
     assert len(asked) == len(set(asked))
     assert queued_in(queue) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 import time
 from collections.abc import (
@@ -15,7 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, overload
 
 import anyio
 import anyio.lowlevel
@@ -24,6 +23,8 @@ from anyio import TASK_STATUS_IGNORED, AsyncContextManagerMixin
 from anyio.abc import TaskStatus
 from typing_extensions import TypeVar
 
+from ._admission import Admission
+from ._arguments import as_handlers, as_leasing, check_choice, check_counts, check_seconds
 from ._exceptions import DispatcherCrashed
 from ._function import FunctionDelivery
 from ._hand_over import HandOver
@@ -34,7 +35,6 @@ from ._process import Answers, Conveyor
 from ._receipts import Receipt
 from ._watcher import Waiters
 from .abc import BatchHandlerLike, LeasingQueue, RequestQueue, RequestQueueLike
-from .request_queues.adapter import AdaptedQueue
 from .request_queues.memory import InMemoryRequestQueue
 
 if TYPE_CHECKING:
@@ -134,25 +134,23 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
         on_exit: Literal["flush", "leave"] | None = None,
         drain_timeout: float = 30,
     ) -> None:
-        self._handlers = _handlers(batch_handler)
+        self._handlers = as_handlers(batch_handler)
         self._function = None if self._handlers else batch_handler
         function = self._function is not None
-        _check_choice("requests_type", requests_type, ("partial", "full"))
-        _check_choice("on_exit", on_exit, ("flush", "leave", None))
-        for name, number in (
-            ("queue_threshold", queue_threshold),
-            ("size_threshold", size_threshold),
-            ("max_pending", max_pending),
-            ("dispatch_workers", dispatch_workers),
-        ):
-            _check_count(name, number)
-        for name, seconds in (
-            ("time_threshold", time_threshold),
-            ("time_interval", time_interval),
-            ("drain_timeout", drain_timeout),
-            ("idle_threshold", None if idle_threshold is _DEFAULT else idle_threshold),
-        ):
-            _check_seconds(name, seconds)
+        check_choice("requests_type", requests_type, ("partial", "full"))
+        check_choice("on_exit", on_exit, ("flush", "leave", None))
+        check_counts(
+            queue_threshold=queue_threshold,
+            size_threshold=size_threshold,
+            max_pending=max_pending,
+            dispatch_workers=dispatch_workers,
+        )
+        check_seconds(
+            time_threshold=time_threshold,
+            time_interval=time_interval,
+            drain_timeout=drain_timeout,
+            idle_threshold=None if idle_threshold is _DEFAULT else idle_threshold,
+        )
         self._partial = requests_type == "partial"
         self._settings = dict(request_kwargs or {})
         self._count = queue_threshold or (500 if function else 50_000)
@@ -162,7 +160,7 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
         self._max_pending = max_pending
         self._workers = dispatch_workers
         self._drain_timeout = drain_timeout
-        self._queue = _leasing(queue, time_interval)
+        self._queue = as_leasing(queue, time_interval)
         self._on_exit = on_exit or ("leave" if self._queue.durable else "flush")
         if function and not isinstance(self._queue, InMemoryRequestQueue):
             raise TypeError(
@@ -198,7 +196,9 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             raise RuntimeError("a dispatcher is entered once; make a new one")
         self._used = True  # before the first await: two tasks may enter at once
         async with AsyncExitStack() as stack:
-            handlers = [await stack.enter_async_context(h.entered_for(self)) for h in self._handlers]
+            handlers = [
+                await stack.enter_async_context(h.entered_for(self)) for h in self._handlers
+            ]
             await stack.enter_async_context(self._queue)
             life = await self._new_life(handlers)
             self._life = life
@@ -206,7 +206,7 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
                 async with self._tasks_of(life):
                     yield self
             finally:
-                life.close_intake(anyio.ClosedResourceError)
+                life.admission.close_intake(anyio.ClosedResourceError)
                 await life.end()
 
     @asynccontextmanager
@@ -219,17 +219,17 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
                 try:
                     yield
                     await self._leave(life)
-                except (Exception, KeyboardInterrupt, SystemExit) as raised:
-                    error = raised  # raised again once the group is closed, so that it stays bare
+                except (Exception, KeyboardInterrupt, SystemExit) as raised:  # noqa: BLE001 - bare, below
+                    error = raised
                 tasks.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            life.close_intake(anyio.BrokenResourceError)
+            life.admission.close_intake(anyio.BrokenResourceError)
             raise _crash(group) from _with(group, error)
         if error is not None:
             raise error
 
     async def _leave(self, life: Life) -> None:
-        life.close_intake(anyio.ClosedResourceError)
+        life.admission.close_intake(anyio.ClosedResourceError)
         if self._on_exit == "flush":
             await life.drain(self._drain_timeout)
         else:
@@ -259,17 +259,15 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             delivery = HandOver(self._queue, intake, handlers, limits, self._find_receipt)
         return Life(
             self._queue,
-            intake,
+            Admission(self._queue, intake, waiters, self._max_pending),
             delivery,
             lambda: terms,
-            waiters,
             workers=self._workers,
-            max_pending=self._max_pending,
             wait_room=_room_of(handlers),
         )
 
     def _find_receipt(self, custom_id: str) -> Receipt[Any] | None:
-        return self._life.find_receipt(custom_id) if self._life else None
+        return self._life.admission.find_receipt(custom_id) if self._life else None
 
     def _entered(self) -> Life:
         life = self._life
@@ -278,9 +276,10 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
                 "the dispatcher has not been entered: `async with dispatcher`, or `await "
                 "tg.start(dispatcher.run)` (after asyncio.create_task() it takes a moment)"
             )
-        if life.closed is not None:
-            raise life.closed()
-        if life.thread != threading.get_ident():
+        admission = life.admission
+        if admission.closed is not None:
+            raise admission.closed()
+        if admission.thread != threading.get_ident():
             raise RuntimeError(
                 "called from another thread; use `anyio.from_thread.run(dispatcher.submit, request)`"
             )
@@ -303,16 +302,14 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             RuntimeError: the dispatcher has not been entered, or from another thread.
             ClosedResourceError, BrokenResourceError: it was left, or has crashed.
         """
-        life = self._entered()
-        receipt, given = life.receipt(request, custom_id)
+        admission = self._entered().admission
+        receipt, given = admission.receipt(request, custom_id)
         await anyio.lowlevel.checkpoint()
-        if not life.admit_nowait(receipt, given):
-            await life.admit((receipt,), (receipt,) if given else ())
+        if not admission.admit_nowait(receipt, given):
+            await admission.admit((receipt,), (receipt,) if given else ())
         return receipt
 
-    def submit_nowait(
-        self, request: RequestT, *, custom_id: str | None = None
-    ) -> Receipt[AnswerT]:
+    def submit_nowait(self, request: RequestT, *, custom_id: str | None = None) -> Receipt[AnswerT]:
         """Take one request at once, into a queue in memory.
 
         Raises:
@@ -320,14 +317,14 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             TypeError: the queue is not in memory.
             RequestRejected, RuntimeError, ClosedResourceError: as `submit`.
         """
-        life = self._entered()
-        if life.memory is None:
+        admission = self._entered().admission
+        if admission.memory is None:
             raise TypeError(
                 f"{type(self._queue).__name__} is not in memory, so adding to it may wait; use "
                 "`await submit()`"
             )
-        receipt, given = life.receipt(request, custom_id)
-        if not life.admit_nowait(receipt, given):
+        receipt, given = admission.receipt(request, custom_id)
+        if not admission.admit_nowait(receipt, given):
             raise anyio.WouldBlock
         return receipt
 
@@ -340,11 +337,11 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             ValueError: more than `max_pending`.
             RequestRejected, RuntimeError, ClosedResourceError: as `submit`.
         """
-        life = self._entered()
+        admission = self._entered().admission
         receipts: list[Receipt[Any]] = []
         given: list[Receipt[Any]] = []
         for number, request in enumerate(requests, 1):
-            receipt, named = life.receipt(request, None)
+            receipt, named = admission.receipt(request, None)
             receipts.append(receipt)
             given.extend([receipt] if named else ())
             if number % 2_000 == 0:
@@ -355,8 +352,8 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
                 "process(), or submit smaller lists"
             )
         await anyio.lowlevel.checkpoint()
-        if receipts and not life.admit_all_nowait(receipts, given):
-            await life.admit(receipts, given)
+        if receipts and not admission.admit_all_nowait(receipts, given):
+            await admission.admit(receipts, given)
         return receipts
 
     async def ask(self, request: RequestT, *, custom_id: str | None = None) -> AnswerT:
@@ -413,7 +410,7 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             RuntimeError, ClosedResourceError, BrokenResourceError: as `submit`.
         """
         life = self._entered()
-        with life.until_left():
+        with life.admission.until_left():
             await life.flush()
 
     def statistics(self) -> DispatcherStatistics:
@@ -425,69 +422,15 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             bytes_queued=snapshot.bytes_queued,
             oldest_age=snapshot.oldest_age,
             requests_leased=snapshot.requests_leased,
-            requests_submitted=life.submitted if life else 0,
+            requests_submitted=life.admission.submitted if life else 0,
             requests_dispatched=life.leases.requests_dispatched if life else 0,
             batches_dispatched=life.leases.batches_dispatched if life else 0,
-            submitters_waiting=life.submitters_waiting if life else 0,
+            submitters_waiting=life.admission.submitters_waiting if life else 0,
             requests_dead=snapshot.requests_dead,
             cuts=dict(life.cuts) if life else {},
             dispatch_failures=life.leases.failures if life else 0,
             as_of=time.time(),
         )
-
-
-def _handlers(batch_handler: Any) -> list[Any]:
-    """The handlers as a list of ours; empty for a function."""
-    if isinstance(batch_handler, (list, tuple)):
-        handlers = [_handler(h) for h in cast("Sequence[Any]", batch_handler)]
-        if not handlers:
-            raise ValueError("batch_handler is an empty sequence; give at least one handler")
-        _check_alike(handlers)
-        for position, handler in enumerate(handlers[1:], 2):
-            if hasattr(handler, "name_default"):
-                handler.name_default(f"default-{position}")
-        return handlers
-    if hasattr(batch_handler, "add_batch"):
-        return [_handler(batch_handler)]
-    if callable(batch_handler):
-        return []
-    raise TypeError(
-        f"batch_handler is {batch_handler!r}; give a BatchHandler, a sequence of them, or an async "
-        "function that takes a list of requests"
-    )
-
-
-def _handler(handler: Any) -> Any:
-    if hasattr(handler, "entered_for"):
-        return handler
-    if inspect.isclass(handler) or not hasattr(handler, "add_batch"):
-        raise TypeError(f"{handler!r} is not a batch handler; give instances of BatchHandler")
-    from ._langbatch import LangbatchHandler
-
-    return LangbatchHandler(handler)
-
-
-def _check_alike(handlers: Sequence[Any]) -> None:
-    if len({id(h) for h in handlers}) < len(handlers):
-        raise ValueError("the same handler stands twice in the sequence")
-    if len({type(h) for h in handlers}) > 1:
-        raise ValueError("the handlers are not all ours or all langbatch's; do not mix them")
-    profiles = {h.provider.profile for h in handlers}
-    if len(profiles) > 1:
-        raise ValueError(f"the handlers have different batch types: {', '.join(sorted(profiles))}")
-
-
-def _leasing(queue: Any, time_interval: float) -> LeasingQueue:
-    if queue is None:
-        return InMemoryRequestQueue()
-    if isinstance(queue, LeasingQueue):
-        return queue
-    if isinstance(queue, RequestQueueLike) and not inspect.isclass(queue):
-        return AdaptedQueue(queue, time_interval=time_interval)
-    raise TypeError(
-        f"queue is {queue!r}; give one of anybatch.request_queues, a RequestQueue of your own, or "
-        "a langbatch one"
-    )
 
 
 def _room_of(handlers: Sequence[HandlerLike]) -> Callable[[], Awaitable[None]]:
@@ -523,24 +466,6 @@ def _crash(group: BaseExceptionGroup[Any]) -> BaseException:
         interrupt = inner
     causes = "; ".join(f"{type(e).__name__}: {e}" for e in group.exceptions)
     return DispatcherCrashed(f"the dispatcher stopped: {causes}. What was queued stays queued")
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        allowed = " or ".join(repr(choice) for choice in choices if choice is not None)
-        raise ValueError(f"{name} is {value!r}; give {allowed}")
-
-
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"{name} is {value!r}; give a whole number from 1 up")
-
-
-def _check_seconds(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float))):
-        raise TypeError(f"{name} is {value!r}; give seconds")
-    if value is not None and not value >= 0:
-        raise ValueError(f"{name} is {value!r}; give seconds, 0 or more")
 
 
 __all__ = ["ApiRequest", "BatchDispatcher"]

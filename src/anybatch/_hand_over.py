@@ -104,9 +104,7 @@ class HandOver:
             return built[member.number]
         if as_receipt(member.record) is not None:
             return bytes(member.element)
-        return self.intake.finish(
-            member.element, f"{self.queue.uid}-{member.number}", settings
-        )
+        return self.intake.finish(member.element, f"{self.queue.uid}-{member.number}", settings)
 
     async def _lines(
         self, lease: Lease, plan: Plan, members: Ranges, built: Built

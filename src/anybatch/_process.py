@@ -68,7 +68,7 @@ class Conveyor(Generic[RequestT, AnswerT]):
             else:
                 for request in self._source:
                     await self._take(request)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the consumer is who has to know
             # What was submitted stays submitted: its answers come first, then this is raised.
             self._error = error
         await self._flush()

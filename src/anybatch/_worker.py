@@ -77,7 +77,7 @@ class Leases:
         try:
             with anyio.move_on_after(RELEASE_TRY, shield=True):
                 await self.queue.release(lease, delay)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - leaving goes on; the lease expires
             logger.warning("lease %s could not be released; it will expire: %s", lease.id, error)
         finally:
             self._closed(lease)
@@ -103,9 +103,7 @@ async def work(
         idle.release()
 
 
-async def _dispatch(
-    lease: Lease, book: Leases, deliver: Callable[[Lease], Awaitable[int]]
-) -> None:
+async def _dispatch(lease: Lease, book: Leases, deliver: Callable[[Lease], Awaitable[int]]) -> None:
     try:
         batches = await deliver(lease)
         await book.ack(lease, batches)
@@ -114,5 +112,5 @@ async def _dispatch(
         book.open.pop(lease.id, None)
     except DEFECTS:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - storage or handler down: tried again, for ever
         await book.release_later(lease, error)
