@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -248,6 +249,19 @@ async def test_process_left_early_takes_no_more_from_the_source() -> None:
         await anyio.sleep(100)
         assert len(taken) == count
     assert d.statistics().requests_dispatched == d.statistics().requests_submitted
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+def test_answers_dropped_when_the_event_loop_is_gone_are_no_error(anyio_backend: str) -> None:
+    async def main() -> Any:
+        async with BatchDispatcher(Doubler()) as d:
+            answers = d.process(range(5))
+            async for _ in answers:
+                return answers
+
+    answers = anyio.run(main, backend=anyio_backend)
+    del answers
+    gc.collect()
 
 
 async def test_process_delivers_what_was_submitted_before_it_raises_what_the_source_raised() -> (

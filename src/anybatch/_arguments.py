@@ -14,7 +14,8 @@ from .request_queues.memory import InMemoryRequestQueue
 def as_handlers(batch_handler: Any) -> list[Any]:
     """The handlers as a list of ours; empty for a function."""
     if isinstance(batch_handler, (list, tuple)):
-        handlers = [_handler(h) for h in cast("Sequence[Any]", batch_handler)]
+        given = cast("Sequence[Any]", batch_handler)
+        handlers = [_handler(handler, position) for position, handler in enumerate(given, 1)]
         if not handlers:
             raise ValueError("batch_handler is an empty sequence; give at least one handler")
         _check_alike(handlers)
@@ -23,7 +24,7 @@ def as_handlers(batch_handler: Any) -> list[Any]:
                 handler.name_default(f"default-{position}")
         return handlers
     if hasattr(batch_handler, "add_batch"):
-        return [_handler(batch_handler)]
+        return [_handler(batch_handler, 1)]
     if callable(batch_handler):
         return []
     raise TypeError(
@@ -32,14 +33,14 @@ def as_handlers(batch_handler: Any) -> list[Any]:
     )
 
 
-def _handler(handler: Any) -> Any:
-    if hasattr(handler, "entered_for"):
-        return handler
+def _handler(handler: Any, position: int) -> Any:
     if inspect.isclass(handler) or not hasattr(handler, "add_batch"):
         raise TypeError(f"{handler!r} is not a batch handler; give instances of BatchHandler")
+    if hasattr(handler, "entered_for"):
+        return handler
     from ._langbatch_handler import LangbatchHandler  # late: langbatch and openai take a second
 
-    return LangbatchHandler(handler)
+    return LangbatchHandler(handler, position)
 
 
 def _check_alike(handlers: Sequence[Any]) -> None:

@@ -47,16 +47,19 @@ class Conveyor(Generic[RequestT, AnswerT]):
         self._ready: deque[Receipt[AnswerT]] = deque()
         self._queue: deque[Receipt[AnswerT]] = deque()
         self._changed = anyio.Event()
+        self._loop: anyio.lowlevel.EventLoopToken | None = None  # while it takes from the source
         self._ended = False
         self._error: BaseException | None = None
         self._lost: ReceiptError | None = None
 
     async def feed(self) -> None:
         """Take from the source until it ends; runs as a task of the dispatcher."""
+        self._loop = anyio.lowlevel.current_token()
         try:
             with self._scope:
                 await self._feed()
         finally:
+            self._loop = None
             self._ended = True
             self._changed.set()
 
@@ -122,7 +125,17 @@ class Conveyor(Generic[RequestT, AnswerT]):
 
     def stop(self) -> None:
         """Take no more from the source; what was submitted stays submitted."""
-        self._scope.cancel()
+        if self._loop is not None:
+            self._scope.cancel()
+
+    def drop(self) -> None:
+        """Stop, from a finalizer: it may run when the event loop is gone, or in another thread."""
+        try:
+            here = anyio.lowlevel.current_token()
+        except RuntimeError:
+            return
+        if here == self._loop:
+            self._scope.cancel()
 
 
 def _outcome(receipt: Receipt[Any]) -> Any:
@@ -154,4 +167,4 @@ class Answers(AsyncIterator[AnswerT | RequestFailed]):
         await anyio.lowlevel.checkpoint()
 
     def __del__(self) -> None:
-        self._conveyor.stop()
+        self._conveyor.drop()
