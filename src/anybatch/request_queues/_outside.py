@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import anyio
@@ -71,22 +71,22 @@ class Outside:
             if inspect.iscoroutinefunction(get):
                 self.taken.extend(await get(count) or ())
             else:
-                result = await run_sync(self._take_in_thread, get, count)
-                if result is not None:
-                    self.taken.extend(await result or ())
+                for later in await run_sync(self._take_in_thread, get, count):
+                    self.taken.extend(await later or ())
 
-    def _take_in_thread(self, get: Callable[[int], Any], count: int) -> Any:
+    def _take_in_thread(self, get: Callable[[int], Any], count: int) -> Sequence[Awaitable[Any]]:
         result = get(count)
         if inspect.isawaitable(result):
-            return result
+            return (result,)
         self.taken.extend(result or ())
-        return None
+        return ()
 
     async def _call(self, method: Callable[..., Any], *args: Any) -> Any:
         async with self._calls:
             if inspect.iscoroutinefunction(method):
                 return await method(*args)
-            result = await run_sync(method, *args)
+            # Trio lets no thread return a coroutine: hence the tuple.
+            (result,) = await run_sync(lambda: (method(*args),))
             return await result if inspect.isawaitable(result) else result
 
 
