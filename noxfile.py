@@ -70,6 +70,13 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", "-EW", "--keep-going", "-b", "html", "docs", "docs/_build/html")
 
 
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what a request costs on each event loop: `nox -s bench -- 9` for nine rounds."""
+    install(session, "bench")
+    session.run("python", "benchmarks/submit.py", *session.posargs)
+
+
 def existing(*paths: str) -> list[str]:
     """Those of the paths that this checkout has."""
     return [path for path in paths if Path(path).exists()]
