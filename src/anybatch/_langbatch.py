@@ -6,26 +6,19 @@ module. `start()` and `retry()` are never called, because the SDK behind them re
 
 from __future__ import annotations
 
-import atexit
 import contextlib
-import importlib
 import logging
-import os
-import shutil
-import sys
 import tempfile
-import threading
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
-from io import BufferedReader
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 
 import attrs
 
 from ._encoding import plain
-from ._exceptions import NotSent, OutcomeUnknown, ProviderError, RequestRejected
+from ._exceptions import RequestRejected
+from ._langbatch_calls import OwnCalls, file_rows, openai_module
 from ._langbatch_classes import (
-    Traced,
     built_lines,
     do_nothing,
     is_class,
@@ -36,9 +29,9 @@ from ._langbatch_classes import (
     writer,
 )
 from ._langbatch_handler import LangbatchHandler
+from ._langbatch_import import load
 from ._models import RemoteBatch
 from ._threads import run_sync
-from .providers import _http
 from .providers.langbatch import is_langbatch_batch, is_langbatch_handler
 from .providers.openai import OpenAI
 
@@ -53,9 +46,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-_UNSENT: Final = frozenset(
-    {"ConnectError", "ConnectTimeout", "PoolTimeout", "ProxyError", "UnsupportedProtocol"}
-)
 _HALVES: Final = (
     "_upload_batch_file",
     "_create_batch",
@@ -63,58 +53,6 @@ _HALVES: Final = (
     "_download_results_file",
     "cancel",
 )
-_TIMEOUT: Final = 120.0  # seconds for a call of theirs
-_LINES: Final = 500  # rows read in one visit to a thread
-
-
-def load(name: str) -> Any:
-    """Import a module of langbatch, and leave the process as it was.
-
-    Defect worked around: importing langbatch puts a handler on the root logger, sets its level,
-    and makes a data directory beside site-packages, or fails where it may not.
-
-    Raises:
-        ImportError: langbatch is not installed.
-    """
-    if "langbatch" in sys.modules:
-        return importlib.import_module(name)
-    with _loading, _quiet_root_logger(), _private_data_directory():
-        return importlib.import_module(name)
-
-
-_loading: Final = threading.Lock()
-
-
-@contextlib.contextmanager
-def _quiet_root_logger() -> Generator[None]:
-    """`basicConfig` does nothing where the root logger has a handler already."""
-    root, handler = logging.getLogger(), logging.NullHandler()
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-
-
-@contextlib.contextmanager
-def _private_data_directory() -> Generator[None]:
-    if "LANGBATCH_DATA_PATH" in os.environ:
-        yield
-        return
-    directory = tempfile.mkdtemp(prefix="anybatch-langbatch-")
-    atexit.register(_remove_if_empty, Path(directory))
-    os.environ["LANGBATCH_DATA_PATH"] = directory
-    try:
-        yield
-    finally:
-        del os.environ["LANGBATCH_DATA_PATH"]
-
-
-def _remove_if_empty(directory: Path) -> None:
-    with contextlib.suppress(OSError):
-        for inner in directory.iterdir():
-            inner.rmdir()
-        directory.rmdir()
 
 
 def provider_for(batch_type: type, batch_kwargs: Mapping[str, Any]) -> LangbatchProvider:
@@ -154,6 +92,7 @@ class LangbatchProvider(OpenAI):
         self._unread = subclass(batch_type, _validate_requests=do_nothing)
         self._prototype = self._construct()
         super().__init__(str(cast("Any", batch_type)._url), **self._settings())
+        self._calls = OwnCalls(self._unread, self._kwargs, self._key)
         if overrides(batch_type, "start") or overrides(batch_type, "retry"):
             logger.warning(
                 "%s.start() and retry() are never called, because they may buy twice; override"
@@ -242,32 +181,12 @@ class LangbatchProvider(OpenAI):
     async def upload(self, path: Path, name: str) -> str:
         if "_upload_batch_file" not in self._own:
             return await super().upload(path, name)
-        return await run_sync(self._upload_own, path, name)
-
-    def _upload_own(self, path: Path, name: str) -> str:
-        # Defect worked around: an upload may rewrite the file in place (Azure's does).
-        with tempfile.TemporaryDirectory(prefix="anybatch-") as directory:
-            copy = Path(directory) / Path(name).name
-            shutil.copyfile(path, copy)
-            with self._guarded("uploading the batch file"):
-                file_id = self._started(copy)._upload_batch_file()
-        if not (isinstance(file_id, str) and file_id):
-            raise ProviderError(f"_upload_batch_file() returned {file_id!r}; return the file's id")
-        return file_id
+        return await run_sync(self._calls.upload, path, name)
 
     def create(self, file_id: str, endpoint: str, trace: str) -> RemoteBatch:
         if "_create_batch" not in self._own:
             return super().create(file_id, endpoint, trace)
-        batch = self._started("")
-        batch._client = Traced(batch._client, trace)
-        try:
-            batch._create_batch(file_id)
-        except Exception as exc:
-            raise self._failed_create(exc) from exc
-        platform_id = batch.platform_batch_id
-        if not (isinstance(platform_id, str) and platform_id):
-            raise OutcomeUnknown("_create_batch() set no platform_batch_id; a batch may exist")
-        return RemoteBatch(platform_id, "validating", input_file_id=file_id)
+        return self._calls.create(file_id, trace)
 
     async def status(self, batch_ids: Sequence[str]) -> dict[str, RemoteBatch]:
         if "get_status" not in self._own:
@@ -276,53 +195,35 @@ class LangbatchProvider(OpenAI):
         known = {} if own_files else await super().status(batch_ids)
         found: dict[str, RemoteBatch] = {}
         for batch_id in batch_ids:
-            status = await run_sync(self._own_status, batch_id)
+            status = await run_sync(self._calls.status, batch_id)
             if status is not None:
                 found[batch_id] = attrs.evolve(
                     known.get(batch_id) or RemoteBatch(batch_id, ""), status=status
                 )
         return found
 
-    def _own_status(self, batch_id: str) -> str | None:
-        try:
-            with self._guarded(f"get_status() of {batch_id}"):
-                return str(self._started("", batch_id).get_status())
-        except ProviderError as exc:
-            if exc.status == 404:
-                return None
-            raise
-
     async def results(self, batch: RemoteBatch) -> AsyncGenerator[bytes, None]:
         if "_download_results_file" not in self._own:
             async with contextlib.aclosing(super().results(batch)) as rows:
                 async for row in rows:
-                    yield row
+                    yield row  # noqa: ASYNC119
             return
-        path = await run_sync(self._own_results, batch.id)
+        path = await run_sync(self._calls.results, batch.id)
         if path is not None:
-            async with contextlib.aclosing(_file_rows(path)) as rows:
+            async with contextlib.aclosing(file_rows(path)) as rows:
                 async for row in rows:
-                    yield row
-
-    def _own_results(self, batch_id: str) -> Path | None:
-        with self._guarded(f"_download_results_file() of {batch_id}"):
-            path = self._started("", batch_id)._download_results_file()
-        return None if path is None else Path(path)
+                    yield row  # noqa: ASYNC119
 
     async def cancel(self, batch_id: str) -> None:
         if "cancel" not in self._own:
             await super().cancel(batch_id)
         else:
-            await run_sync(self._cancel_own, batch_id)
-
-    def _cancel_own(self, batch_id: str) -> None:
-        with self._guarded(f"cancel() of {batch_id}"):
-            self._started("", batch_id).cancel()
+            await run_sync(self._calls.cancel, batch_id)
 
     def _construct(self) -> Any:
         try:
             return self._unread("", **self._kwargs)
-        except _openai().OpenAIError as exc:
+        except openai_module().OpenAIError as exc:
             raise ValueError(
                 f"{self.batch_type.__name__} has no client: {exc}; set the environment variable"
                 ' OPENAI_API_KEY, or give batch_kwargs={"client": OpenAI(api_key=…)}'
@@ -354,16 +255,6 @@ class LangbatchProvider(OpenAI):
             "headers": dict(client._custom_headers),
         }
 
-    def _started(self, path: Path | str, platform_id: str | None = None) -> Any:
-        """An instance for one call, whose client does not retry.
-
-        Defect worked around: the SDK repeats a POST twice, with no key that makes it one.
-        """
-        batch = self._unread(str(path), **self._kwargs)
-        batch.platform_batch_id = platform_id
-        batch._client = batch._client.with_options(max_retries=0, timeout=_TIMEOUT)
-        return batch
-
     def _recorder(self, directory: Path) -> Any:
         """The class, writing into a directory of ours, and validating without a word.
 
@@ -379,52 +270,6 @@ class LangbatchProvider(OpenAI):
     def _overrides_any(self, *names: str) -> bool:
         return any(overrides(self.batch_type, name) for name in names)
 
-    @contextlib.contextmanager
-    def _guarded(self, what: str) -> Generator[None]:
-        openai = _openai()
-        try:
-            yield
-        except openai.APIStatusError as exc:
-            raise _http.bad_status(what, exc.response, self._key) from exc
-        except (openai.APIConnectionError, OSError) as exc:
-            message = f"{what}: {_http.describe(exc)}"
-            raise ProviderError(message, transient=True) from exc
-        except ProviderError:
-            raise
-        except Exception as exc:
-            raise ProviderError(f"{what}: {_http.describe(exc)}") from exc
-
-    def _failed_create(self, exc: Exception) -> ProviderError:
-        openai = _openai()
-        if isinstance(exc, openai.APIStatusError):
-            return _http.bad_create(cast("Any", exc).response, self._key)
-        if isinstance(exc, openai.APIConnectionError) and type(exc.__cause__).__name__ in _UNSENT:
-            return NotSent(f"creating the batch: {_http.describe(exc)}", transient=True)
-        return OutcomeUnknown(f"creating the batch: {_http.describe(exc)}; it may exist")
-
 
 def _constant(value: Any) -> Callable[[Any], Any]:
     return lambda _: value
-
-
-def _openai() -> Any:
-    return importlib.import_module("openai")  # langbatch has imported it already
-
-
-async def _file_rows(path: Path) -> AsyncGenerator[bytes, None]:
-    file = await run_sync(_open_file, path)
-    try:
-        while lines := await run_sync(_some_lines, file):
-            for line in lines:
-                if row := line.strip():
-                    yield row
-    finally:
-        file.close()
-
-
-def _open_file(path: Path) -> BufferedReader:
-    return path.open("rb")
-
-
-def _some_lines(file: BufferedReader) -> list[bytes]:
-    return [line for _, line in zip(range(_LINES), file, strict=False)]

@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 import tracemalloc
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 
@@ -623,6 +625,67 @@ class TestResults:
         assert not caught.value.transient
 
 
+class Stuck(httpx2.AsyncBaseTransport):
+    """A server that says nothing more; it counts the calls that were ended."""
+
+    ended = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET":
+            return httpx2.Response(200, stream=StuckStream(self))
+        try:
+            async for _ in request.stream:  # type: ignore[union-attr]
+                await anyio.sleep_forever()
+        finally:
+            self.ended += 1
+        raise AssertionError
+
+
+class StuckStream(httpx2.AsyncByteStream):
+    def __init__(self, transport: Stuck) -> None:
+        self.transport = transport
+
+    async def __aiter__(self) -> Any:
+        yield b"1\n2\n"
+        await anyio.sleep_forever()
+
+    async def aclose(self) -> None:
+        self.transport.ended += 1
+
+
+class TestCancelled:
+    async def test_an_upload_ends_and_closes_its_file(self, tmp_path: Path) -> None:
+        (tmp_path / "f").write_bytes(b"x" * 3_000_000)
+        async with OpenAI(base_url="http://host", transport=(server := Stuck())) as p:
+            with anyio.move_on_after(1) as scope:
+                await p.upload(tmp_path / "f", "f.jsonl")
+        assert scope.cancelled_caught
+        assert server.ended == 1
+
+    async def test_a_download_ends_when_its_reader_is_cancelled_or_leaves(self) -> None:
+        batch = RemoteBatch("b", "completed", output_file_id="o")
+        async with OpenAI(base_url="http://host", transport=(server := Stuck())) as p:
+            got: list[bytes] = []
+            with anyio.move_on_after(1) as scope:
+                async for row in p.results(batch):
+                    got.append(row)  # noqa: PERF401
+            async with aclosing(p.results(batch)) as rows_:
+                async for row in rows_:
+                    got.append(row)
+                    break
+        assert scope.cancelled_caught
+        assert got == [b"1", b"2", b"1"]
+        assert server.ended == 2
+
+    async def test_leaving_it_while_cancelled_closes_its_connections(self) -> None:
+        p = provider(reply())
+        with anyio.CancelScope() as scope:
+            async with p:
+                scope.cancel()
+        with pytest.raises(RuntimeError, match="not open"):
+            await p.status(["b"])
+
+
 class TestCancelAndDelete:
     async def test_cancel_posts_and_a_batch_that_has_ended_is_not_tried_again(self) -> None:
         seen: list[str] = []
@@ -692,7 +755,6 @@ async def test_a_batch_goes_around_over_real_http(tmp_path: Path) -> None:
     assert [batch.id for batch in found] == [made.id]
 
 
-@pytest.mark.real_time
-async def test_where_nobody_listens_nothing_was_sent() -> None:
+def test_where_nobody_listens_nothing_was_sent() -> None:
     with pytest.raises(NotSent):
         OpenAI(base_url="http://127.0.0.1:9/v1").create("f", CHAT, "t")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final, Self, cast
 from urllib.parse import quote, urlsplit, urlunsplit
 
+import anyio
 import httpx2
 from anyio.lowlevel import checkpoint
 
@@ -32,7 +33,8 @@ MANY: Final = 20
 LONGEST_ROW: Final = 256_000_000
 """Bytes of one result row. 2,048 embeddings of 3,072 numbers in one request are about 80 MB."""
 
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 20  # bytes read in one visit to a thread
+_CLOSING: Final = 5.0  # seconds
 
 
 class OpenAI(Provider):
@@ -134,7 +136,8 @@ class OpenAI(Provider):
         client = self._client
         if self._users == 0 and client is not None:
             self._client = None
-            await client.aclose()
+            with anyio.move_on_after(_CLOSING, shield=True):
+                await client.aclose()
 
     async def upload(self, path: Path, name: str) -> str:
         """Upload a batch file, streamed from the disk; returns the provider's file id.
@@ -143,10 +146,14 @@ class OpenAI(Provider):
             ProviderError: it failed; cancelled or failed, a file may be there all the same.
         """
         form = _Form(name, self._input_expiry)
-        size = (await run_sync(path.stat)).st_size
-        headers = {"Content-Type": form.content_type, "Content-Length": str(form.length(size))}
-        async with aclosing(form.content(path)) as content:
-            data = await self._call("POST", "files", headers=headers, content=content)
+        file = await run_sync(_open_file, path)
+        try:
+            size = (await run_sync(os.fstat, file.fileno())).st_size
+            headers = {"Content-Type": form.content_type, "Content-Length": str(form.length(size))}
+            body = _Body(form, file)
+            data = await self._call("POST", "files", stream=body, headers=headers)
+        finally:
+            file.close()
         return _id_of(data, "uploading the batch file")
 
     def create(self, file_id: str, endpoint: str, trace: str) -> RemoteBatch:
@@ -246,6 +253,9 @@ class OpenAI(Provider):
                 raise ProviderError("listing the batches: the server repeats its first page")
             after = last
 
+    # ASYNC119: each of these generators is closed by the one around it, and the outermost by whoever
+    # reads it: a download is open for as long as somebody reads.
+
     async def results(self, batch: RemoteBatch) -> AsyncGenerator[bytes, None]:
         """The rows of the output file, then of the error file.
 
@@ -256,7 +266,7 @@ class OpenAI(Provider):
             if file_id:
                 async with aclosing(self._rows(file_id)) as rows:
                     async for row in rows:
-                        yield row
+                        yield row  # noqa: ASYNC119
 
     async def _rows(self, file_id: str) -> AsyncGenerator[bytes, None]:
         what = f"downloading {file_id}"
@@ -268,7 +278,7 @@ class OpenAI(Provider):
                     raise _http.bad_status(what, response, self._key, not_yet=True)
                 async with aclosing(_lines(response, what)) as lines:
                     async for line in lines:
-                        yield line
+                        yield line  # noqa: ASYNC119
         except httpx2.HTTPError as exc:
             raise _http.failed_call(what, exc) from exc
 
@@ -304,10 +314,20 @@ class OpenAI(Provider):
             )
         return data
 
-    async def _send(self, method: str, path: str, **arguments: Any) -> httpx2.Response:
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        stream: httpx2.AsyncByteStream | None = None,
+        **arguments: Any,
+    ) -> httpx2.Response:
         what = f"{method} {path}"
         try:
-            response = await self._open.request(method, self._url(path), **arguments)
+            request = self._open.build_request(method, self._url(path), **arguments)
+            if stream is not None:
+                request = _with_stream(request, stream)
+            response = await self._open.send(request)
         except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             raise _http.failed_call(what, exc) from exc
         if not response.is_success:
@@ -334,23 +354,50 @@ class _Form:
         if expiry is not None:
             fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(expiry)}
         start = f'--{boundary}\r\nContent-Disposition: form-data; name="'
-        self._head = "".join(f'{start}{key}"\r\n\r\n{value}\r\n' for key, value in fields.items())
-        self._head += f'{start}file"; filename="{quote(name)}"\r\n'
-        self._head += "Content-Type: application/jsonl\r\n\r\n"
-        self._tail = f"\r\n--{boundary}--\r\n"
+        head = "".join(f'{start}{key}"\r\n\r\n{value}\r\n' for key, value in fields.items())
+        head += f'{start}file"; filename="{quote(name)}"\r\n'
+        head += "Content-Type: application/jsonl\r\n\r\n"
+        self.head = head.encode()
+        self.tail = f"\r\n--{boundary}--\r\n".encode()
 
     def length(self, size: int) -> int:
-        return len(self._head) + size + len(self._tail)
+        return len(self.head) + size + len(self.tail)
 
-    async def content(self, path: Path) -> AsyncGenerator[bytes, None]:
-        yield self._head.encode()
-        file = await run_sync(_open_file, path)
-        try:
-            while chunk := await run_sync(file.read, _CHUNK):
-                yield chunk
-        finally:
-            file.close()
-        yield self._tail.encode()
+
+class _Body(httpx2.AsyncByteStream):
+    """The form around its file, read in threads, a piece at a time.
+
+    No generator: nobody closes the iteration of a body when its call is cancelled.
+    """
+
+    def __init__(self, form: _Form, file: BufferedReader) -> None:
+        self._file = file
+        self._pending = form.head
+        self._tail = form.tail
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece, self._pending = self._pending, b""
+        if not piece:
+            piece = await run_sync(self._file.read, _CHUNK)
+        if not piece:
+            piece, self._tail = self._tail, b""
+        if not piece:
+            raise StopAsyncIteration
+        return piece
+
+
+def _with_stream(request: httpx2.Request, stream: httpx2.AsyncByteStream) -> httpx2.Request:
+    """The request with another body; `content=` would put a generator around it."""
+    return httpx2.Request(
+        request.method,
+        request.url,
+        headers=request.headers,
+        stream=stream,
+        extensions=request.extensions,
+    )
 
 
 def _open_file(path: Path) -> BufferedReader:
@@ -367,7 +414,7 @@ async def _lines(response: httpx2.Response, what: str) -> AsyncGenerator[bytes, 
             for end in ends:
                 pieces.append(end)
                 if line := b"".join(pieces).strip():
-                    yield line
+                    yield line  # noqa: ASYNC119
                 pieces, size = [], 0
             pieces.append(rest)
             size += len(rest)
