@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from anybatch._handler import BatchHandler
 from anybatch._models import Answer, Part
 from anybatch._receipts import Receipt
@@ -68,3 +70,9 @@ async def outcomes(handler: BatchHandler, batch_id: str = "q-1-0") -> dict[str |
 
 def all_answered(count: int = 3, start: int = 0) -> dict[str | None, str]:
     return {f"r{number}": f"hello r{number}" for number in range(start, start + count)}
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Look again and again, in virtual time, for what has no event."""
+    while not true():  # noqa: ASYNC110 - the outside's view, which nothing announces
+        await anyio.sleep(0.01)

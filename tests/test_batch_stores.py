@@ -35,6 +35,10 @@ def record(batch_id: str = "q-1-0", *, profile: str = "fake") -> Record:
     return Record(batch_id, key_of(batch_id), "q", batch_id, "/v1", 2, 100, profile, 1.0)
 
 
+def names(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir()]
+
+
 def drafted(files: WriteOnceFiles, *lines: bytes) -> Draft:
     draft = files.draft()
     draft.write(lines)
@@ -176,7 +180,7 @@ class Test_files:
         path = files.path("q-1-0")
         assert path is not None
         assert path.read_bytes() == b"first\n"
-        assert os.listdir(files.directory) == ["q-1-0.jsonl"]
+        assert names(files.directory) == ["q-1-0.jsonl"]
 
     def test_a_full_disk_leaves_no_torn_file(
         self, store: SQLiteBatchStore, monkeypatch: pytest.MonkeyPatch
@@ -189,7 +193,7 @@ class Test_files:
         with pytest.raises(OSError, match="No space"):
             store.files.keep("q-1-0", draft)
         draft.discard()
-        assert os.listdir(store.files.directory) == []
+        assert names(store.files.directory) == []
 
     def test_a_discarded_batch_has_no_file(self, store: SQLiteBatchStore) -> None:
         draft = drafted(store.files, b"line")
@@ -269,12 +273,12 @@ class Test_langbatch_storage:
         assert storage.saved == ["q-1-0"]
         assert kept.path("q-1-0") == tmp_path / "q-1-0.jsonl"
         assert kept.platform_id("q-1-0") is None
-        assert os.listdir(store.files.directory) == []
+        assert names(store.files.directory) == []
 
     def test_what_is_there_short_is_damaged(self, tmp_path: Path, store: SQLiteBatchStore) -> None:
         storage = Storage(tmp_path)
         (tmp_path / "q-1-0.jsonl").write_bytes(b"li")
-        with pytest.raises(StorageDamaged, match="2 bytes .* not the 5"):
+        with pytest.raises(StorageDamaged, match=r"2 bytes .* not the 5"):
             self.keep(StorageBytes(storage, store.files), b"line")
         assert storage.saved == []
 
@@ -287,7 +291,7 @@ class Test_langbatch_storage:
         self, tmp_path: Path, store: SQLiteBatchStore
     ) -> None:
         storage = Storage(tmp_path)
-        storage.save = lambda id, data_file, meta_data: None  # type: ignore[method-assign]
+        storage.save = lambda *_: None  # type: ignore[method-assign]
         with pytest.raises(StorageDamaged, match="has 0 bytes"):
             self.keep(StorageBytes(storage, store.files), b"line")
 
@@ -295,7 +299,7 @@ class Test_langbatch_storage:
         self, tmp_path: Path, store: SQLiteBatchStore
     ) -> None:
         storage = Storage(tmp_path)
-        storage.load = lambda id: None.path  # type: ignore[attr-defined]
+        storage.load = lambda _: None.path  # type: ignore[attr-defined]
         with pytest.raises(AttributeError):
             StorageBytes(storage, store.files).path("q-1-0")
 

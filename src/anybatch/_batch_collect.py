@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import attrs
@@ -21,6 +22,7 @@ from .abc import Provider
 from .batch_stores.files import BatchBytes, Draft, WriteOnceFiles, read_slice
 from .batch_stores.sqlite import RowPlace
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 SLICE = 2000
@@ -44,12 +46,10 @@ async def download(provider: Provider, record: Record, files: WriteOnceFiles) ->
     if raw.exists():
         return
     async with drafted(files) as draft:
-        rows = provider.results(record.remote)
-        try:
-            async for chunk in _chunks(rows):
+        results = provider.results(record.remote)
+        async with closing(results) as rows, closing(_chunks(rows)) as chunks:
+            async for chunk in chunks:
                 await run_sync(draft.write, chunk)
-        finally:
-            await _close(rows)
         await run_sync(files.link, draft, raw.name)
 
 
@@ -63,12 +63,16 @@ async def _chunks(rows: AsyncIterator[bytes]) -> AsyncIterator[list[bytes]]:
     yield chunk
 
 
-async def _close(rows: AsyncIterator[bytes]) -> None:
-    """End the iteration now, in this task: a generator left over would end who knows where."""
-    aclose = getattr(rows, "aclose", None)
-    if aclose is not None:
-        with anyio.move_on_after(5, shield=True):
-            await aclose()
+@asynccontextmanager
+async def closing(iterator: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]]:
+    """End an iteration in this task: a generator left over would end who knows where."""
+    try:
+        yield iterator
+    finally:
+        aclose = getattr(iterator, "aclose", None)
+        if aclose is not None:
+            with anyio.move_on_after(5, shield=True):
+                await aclose()
 
 
 @attrs.define

@@ -431,7 +431,8 @@ async def _call_user(function: Callable[[Any], Any], batch: object) -> None:
     if _is_async(function):
         await function(batch)
         return
-    result = await run_sync(function, batch)
+    # In a tuple: Trio takes a thread's function that returns a coroutine for a mistake.
+    (result,) = await run_sync(lambda: (function(batch),))
     if inspect.isawaitable(result):
         await result
 

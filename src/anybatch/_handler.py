@@ -13,7 +13,7 @@ import orjson
 from anyio import AsyncContextManagerMixin, ClosedResourceError
 from anyio.abc import TaskGroup, TaskStatus
 
-from ._batch_collect import drafted, read_outcomes
+from ._batch_collect import closing, drafted, read_outcomes
 from ._batch_life import Creates, Surroundings
 from ._batch_lives import BatchLives, Bounds
 from ._batch_rows import outcome_of
@@ -503,8 +503,9 @@ class BatchHandler(AsyncContextManagerMixin):
 
 
 async def _fill(draft: Draft, part: Part) -> None:
-    async for lines in part.lines():
-        await run_sync(draft.write, lines)
+    async with closing(part.lines()) as chunks:
+        async for lines in chunks:
+            await run_sync(draft.write, lines)
 
 
 async def _close(store: HandlerStore, creates: Creates) -> None:
