@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import httpx  # noqa: ASYNC127: what langbatch's SDK uses
+import httpx  # what langbatch's SDK uses  # noqa: ASYNC127
 import pytest
 from openai import AzureOpenAI, InternalServerError, OpenAI
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx  # noqa: ASYNC127: what langbatch's SDK uses
+import httpx  # what langbatch's SDK uses  # noqa: ASYNC127
 import pytest
 from openai import AzureOpenAI
 from openai import OpenAI as Client
@@ -465,7 +465,7 @@ async def test_a_batch_goes_around_over_real_http(cls: type, tmp_path: Path) -> 
 
 
 def part(batch_id: str = "part-1", lines: Sequence[bytes] = (b"1", b"2"), **options: Any) -> Part:
-    async def chunks() -> AsyncIterator[Sequence[bytes]]:
+    async def chunks() -> AsyncIterator[Sequence[bytes]]:  # noqa: ASYNC124
         yield lines[:1]
         yield lines[1:]
 

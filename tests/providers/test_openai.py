@@ -22,8 +22,7 @@ from anybatch._exceptions import (
 from anybatch._models import Limits, LineError, RawRequest, RemoteBatch
 from anybatch.abc import Provider
 from anybatch.local_provider import LocalProvider
-from anybatch.providers import OpenAI, _http, as_provider
-from anybatch.providers import openai as module
+from anybatch.providers import OpenAI, _http, _streams, as_provider
 
 pytestmark = pytest.mark.anyio
 CHAT = "/v1/chat/completions"
@@ -618,7 +617,7 @@ class TestResults:
     async def test_an_endless_row_is_an_error_before_it_fills_the_memory(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(module, "LONGEST_ROW", 100)
+        monkeypatch.setattr(_streams, "LONGEST_ROW", 100)
         async with provider(self.files(out=b"1\n" + b"x" * 101)) as p:
             with pytest.raises(ProviderError, match="more than 100 bytes") as caught:
                 await rows(p, output_file_id="out")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final, Self, cast
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -22,6 +21,7 @@ from .._threads import run_sync
 from ..abc import Provider
 from . import _http
 from ._requests import CHAT, ENDPOINTS, check_request, complete_request
+from ._streams import Form, FormBody, body_lines, open_file, with_stream
 
 OPENAI_URL: Final = "https://api.openai.com/v1"
 TRACE: Final = "anybatch"
@@ -30,10 +30,6 @@ TRACE: Final = "anybatch"
 MANY: Final = 20
 """Batches above which their statuses come from listing, a hundred a call."""
 
-LONGEST_ROW: Final = 256_000_000
-"""Bytes of one result row. 2,048 embeddings of 3,072 numbers in one request are about 80 MB."""
-
-_CHUNK: Final = 1 << 20  # bytes read in one visit to a thread
 _CLOSING: Final = 5.0  # seconds
 
 
@@ -145,12 +141,12 @@ class OpenAI(Provider):
         Raises:
             ProviderError: it failed; cancelled or failed, a file may be there all the same.
         """
-        form = _Form(name, self._input_expiry)
-        file = await run_sync(_open_file, path)
+        form = Form(name, self._input_expiry)
+        file = await run_sync(open_file, path)
         try:
             size = (await run_sync(os.fstat, file.fileno())).st_size
             headers = {"Content-Type": form.content_type, "Content-Length": str(form.length(size))}
-            body = _Body(form, file)
+            body = FormBody(form, file)
             data = await self._call("POST", "files", stream=body, headers=headers)
         finally:
             file.close()
@@ -276,7 +272,7 @@ class OpenAI(Provider):
                 if not response.is_success:
                     await response.aread()
                     raise _http.bad_status(what, response, self._key, not_yet=True)
-                async with aclosing(_lines(response, what)) as lines:
+                async with aclosing(body_lines(response, what)) as lines:
                     async for line in lines:
                         yield line  # noqa: ASYNC119
         except httpx2.HTTPError as exc:
@@ -326,7 +322,7 @@ class OpenAI(Provider):
         try:
             request = self._open.build_request(method, self._url(path), **arguments)
             if stream is not None:
-                request = _with_stream(request, stream)
+                request = with_stream(request, stream)
             response = await self._open.send(request)
         except (httpx2.HTTPError, httpx2.InvalidURL) as exc:
             raise _http.failed_call(what, exc) from exc
@@ -342,86 +338,6 @@ class OpenAI(Provider):
 
     def _url(self, path: str) -> str:
         return f"{self._base_url}/{path}"
-
-
-class _Form:
-    """A batch file as a multipart form, so that no more than a piece of it is in memory."""
-
-    def __init__(self, name: str, expiry: int | None) -> None:
-        boundary = os.urandom(16).hex()
-        self.content_type = f"multipart/form-data; boundary={boundary}"
-        fields = {"purpose": "batch"}
-        if expiry is not None:
-            fields |= {"expires_after[anchor]": "created_at", "expires_after[seconds]": str(expiry)}
-        start = f'--{boundary}\r\nContent-Disposition: form-data; name="'
-        head = "".join(f'{start}{key}"\r\n\r\n{value}\r\n' for key, value in fields.items())
-        head += f'{start}file"; filename="{quote(name)}"\r\n'
-        head += "Content-Type: application/jsonl\r\n\r\n"
-        self.head = head.encode()
-        self.tail = f"\r\n--{boundary}--\r\n".encode()
-
-    def length(self, size: int) -> int:
-        return len(self.head) + size + len(self.tail)
-
-
-class _Body(httpx2.AsyncByteStream):
-    """The form around its file, read in threads, a piece at a time.
-
-    No generator: nobody closes the iteration of a body when its call is cancelled.
-    """
-
-    def __init__(self, form: _Form, file: BufferedReader) -> None:
-        self._file = file
-        self._pending = form.head
-        self._tail = form.tail
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece, self._pending = self._pending, b""
-        if not piece:
-            piece = await run_sync(self._file.read, _CHUNK)
-        if not piece:
-            piece, self._tail = self._tail, b""
-        if not piece:
-            raise StopAsyncIteration
-        return piece
-
-
-def _with_stream(request: httpx2.Request, stream: httpx2.AsyncByteStream) -> httpx2.Request:
-    """The request with another body; `content=` would put a generator around it."""
-    return httpx2.Request(
-        request.method,
-        request.url,
-        headers=request.headers,
-        stream=stream,
-        extensions=request.extensions,
-    )
-
-
-def _open_file(path: Path) -> BufferedReader:
-    return path.open("rb")
-
-
-async def _lines(response: httpx2.Response, what: str) -> AsyncGenerator[bytes, None]:
-    """The lines of a body as it arrives; the last one needs no newline."""
-    pieces: list[bytes] = []  # of a line that is longer than a chunk
-    size = 0
-    async with aclosing(response.aiter_bytes()) as chunks:
-        async for chunk in chunks:
-            *ends, rest = chunk.split(b"\n")
-            for end in ends:
-                pieces.append(end)
-                if line := b"".join(pieces).strip():
-                    yield line  # noqa: ASYNC119
-                pieces, size = [], 0
-            pieces.append(rest)
-            size += len(rest)
-            if size > LONGEST_ROW:
-                raise ProviderError(f"{what}: a row of more than {LONGEST_ROW:,} bytes")
-    if line := b"".join(pieces).strip():
-        yield line
 
 
 def _usable_url(url: str) -> str:
