@@ -192,7 +192,7 @@ def _ids(text: bytes) -> int:
 def _embed(value: Any) -> Any:
     if isinstance(value, RawRequest):
         return orjson.Fragment(one_line(value.json))
-    raise TypeError
+    raise TypeError(f"a {type(value).__name__} has no form in JSON")
 
 
 def _encode_long(value: Any, cause: TypeError) -> bytes:

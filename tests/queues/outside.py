@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any
+
+import anyio
 
 from anybatch.request_queues import RequestQueue
 from anybatch.request_queues.adapter import AdaptedQueue
@@ -52,3 +55,9 @@ class LooseQueue(AsyncQueue):
 
 def adapted(queue: Any, *, time_interval: float = 600) -> AdaptedQueue:
     return AdaptedQueue(queue, time_interval=time_interval)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what a thread does, which no event tells."""
+    while not condition():  # noqa: ASYNC110
+        await anyio.sleep(0.01)

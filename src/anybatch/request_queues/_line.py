@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import anyio
 import attrs
@@ -20,7 +19,6 @@ class Place:
     count: int
     bound: int
     event: anyio.Event = attrs.field(factory=anyio.Event)
-    granted: bool = False
 
 
 @attrs.define(eq=False)
@@ -34,68 +32,84 @@ class ThreadPlace:
     bound: int
     records: Sequence[Record]
     event: threading.Event = attrs.field(factory=threading.Event)
-    granted: bool = False
 
 
 class Line:
-    """The line before a bounded queue, and the room that was given and is not yet used.
+    """The line before a bounded queue.
+
+    One place at a time is given room, and the next one when that task has used or left it: so
+    requests go in in the order of the line, whichever task an event loop runs first.
 
     Args:
         held: says how many requests the queue holds.
         append: puts in the records of a thread that has been given room.
+        on_blocked: called when whoever is first in line has to wait for room.
         lock: what the threads among those who wait are ordered by.
     """
 
     def __init__(
         self,
         held: Callable[[], int],
-        append: Callable[[Sequence[Record]], None] | None = None,
-        lock: Any = None,
+        append: Callable[[Sequence[Record]], None],
+        on_blocked: Callable[[], None],
+        lock: threading.RLock,
     ) -> None:
         self.places: deque[Place | ThreadPlace] = deque()
-        self.reserved = 0
+        self.reserved = 0  # room in use by those who are putting something in just now
         self._held = held
         self._append = append
-        self._lock = threading.RLock() if lock is None else lock
+        self._on_blocked = on_blocked
+        self._lock = lock
+
+    @property
+    def blocked(self) -> bool:
+        """Whether somebody waits until room is made, and not just for the event loop."""
+        return bool(self.places) and not self._fits(self.places[0])
 
     def has_room(self, count: int, bound: int) -> bool:
         """Whether so many fit now without overtaking anybody."""
         return not self.places and self._held() + self.reserved + count <= bound
 
-    async def stand(self, place: Place) -> None:
-        """Wait until it is this place's turn and there is room, which is then in `reserved`."""
-        self.places.append(place)
+    async def stand(self, count: int, bound: int) -> Place:
+        """Wait until it is this place's turn and there is room; then use it and `leave`."""
+        place = Place(count, bound)
+        self.join(place)
         try:
             await place.event.wait()
         except BaseException:
             self.leave(place)
             raise
+        return place
+
+    def join(self, place: Place | ThreadPlace) -> None:
+        """Go to the end of the line."""
+        with self._lock:
+            self.places.append(place)
+            if self.places[0] is place:
+                self.grant()
 
     def leave(self, place: Place | ThreadPlace) -> None:
-        """Give a place up, with the room it may have been given."""
+        """Give the place up, its room used or not; a thread's may be gone already."""
         with self._lock:
-            if not place.granted:
+            if place in self.places:
                 self.places.remove(place)
-            elif isinstance(place, Place):
-                self.reserved -= place.count
-        self.grant()
+            self.grant()
 
     def grant(self) -> None:
-        """Give freed room to those in line, in their order; it is reserved until they wake."""
+        """Give room to whoever is first in line, if there is enough by now."""
         if not self.places:
             return
         with self._lock:
             while self.places and self._fits(self.places[0]):
-                self._give(self.places.popleft())
+                first = self.places[0]
+                if isinstance(first, Place):
+                    first.event.set()
+                    return
+                self.places.popleft()
+                self._append(first.records)
+                first.event.set()
+            if self.places:
+                self._on_blocked()
 
     def _fits(self, place: Place | ThreadPlace) -> bool:
         return self._held() + self.reserved + place.count <= place.bound
-
-    def _give(self, place: Place | ThreadPlace) -> None:
-        place.granted = True
-        if isinstance(place, Place):
-            self.reserved += place.count
-        else:
-            assert self._append is not None
-            self._append(place.records)
-        place.event.set()

@@ -7,6 +7,7 @@ What is left over when a dispatcher leaves goes back at the queue's tail.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Self
 
@@ -20,7 +21,8 @@ from .._exceptions import RequestRejected
 from .._models import CutReason, DeadLetter, Lease, Member, Plan, QueueStatistics, Ranges, Terms
 from ..abc import LeasingQueue, RequestQueueLike
 from ._adding import Added, Adding, running_loop
-from ._line import Line, Place
+from ._line import Line
+from ._log import Record
 from ._outside import Outside, values_of
 from ._sightings import Sightings
 from .memory import Element, InMemoryRequestQueue
@@ -61,7 +63,9 @@ class AdaptedQueue(LeasingQueue):
         self._seen_since = Sightings()
         self._looked_at = float("-inf")
         self._changed = anyio.Event()
-        self._line = Line(lambda: self._queued() + self._log.leased)
+        self._line = Line(
+            lambda: self._queued() + self._log.leased, _no_thread, self._wake, threading.RLock()
+        )
         self._token: anyio.lowlevel.EventLoopToken | None = None
         self._entered = 0
 
@@ -170,8 +174,9 @@ class AdaptedQueue(LeasingQueue):
         if self._line.has_room(count, bound):
             self._line.reserved += count
             return
-        self._wake()  # a blocked submitter makes what is open due
-        await self._line.stand(Place(count, bound))
+        place = await self._line.stand(count, bound)
+        self._line.reserved += count
+        self._line.leave(place)
 
     async def wait_room(self, count: int, *, bound: int) -> None:
         await self._reserve(count, bound)
@@ -238,7 +243,7 @@ class AdaptedQueue(LeasingQueue):
 
     def _due(self, terms: Terms) -> CutReason | None:
         backlog = self._log.backlog(
-            oldest=self._oldest(), now=anyio.current_time(), blocked=bool(self._line.places)
+            oldest=self._oldest(), now=anyio.current_time(), blocked=self._line.blocked
         )
         return terms.due(attrs.evolve(backlog, count=self._queued()))
 
@@ -338,6 +343,10 @@ class AdaptedQueue(LeasingQueue):
         queued = self._queued()
         oldest_age = max(0.0, anyio.current_time() - self._oldest()) if queued else 0.0
         return attrs.evolve(self._inner.snapshot(), requests_queued=queued, oldest_age=oldest_age)
+
+
+def _no_thread(records: Sequence[Record]) -> None:
+    raise AssertionError(f"no thread stands in this line with {len(records)} requests")
 
 
 def _element(value: Any) -> Element:

@@ -28,7 +28,7 @@ from .._models import (
 )
 from ..abc import LeasingQueue
 from ._adding import Added, Adding, running_loop
-from ._line import Line, Place, ThreadPlace
+from ._line import Line, ThreadPlace
 from ._log import IntervalLog, Record
 
 SLICE = 2_000  # members a chunk: 50,000 in one step would stop the event loop for 40 ms
@@ -81,7 +81,7 @@ class InMemoryRequestQueue(LeasingQueue):
         self.log = IntervalLog(self.uid)  # the adapter decides upon it too
         # Until it is entered, threads add to it with no event loop to order them.
         self._lock = threading.RLock()
-        self._line = Line(lambda: self.log.held, self._append, self._lock)
+        self._line = Line(lambda: self.log.held, self._append, self._wake_watches, self._lock)
         self._watches: list[_Watch] = []
         self._barriers: list[_Barrier] = []
         self._wake_count: float = _NEVER
@@ -156,9 +156,9 @@ class InMemoryRequestQueue(LeasingQueue):
         if self._line.has_room(len(records), bound):
             await anyio.lowlevel.checkpoint()
         if not self.add_all_nowait(records, bound=bound):
-            await self._stand_in_line(len(records), bound)
-            self._line.reserved -= len(records)
+            place = await self._line.stand(len(records), bound)
             self._append(records)
+            self._line.leave(place)
 
     async def add(self, elements: Sequence[bytes], *, bound: int) -> int:
         if len(elements) > bound:
@@ -178,13 +178,7 @@ class InMemoryRequestQueue(LeasingQueue):
         if self._line.has_room(count, bound):
             await anyio.lowlevel.checkpoint()
             return
-        await self._stand_in_line(count, bound)
-        self._line.reserved -= count
-        self._line.grant()  # nothing was put in: the room is the next one's too
-
-    async def _stand_in_line(self, count: int, bound: int) -> None:
-        self._wake_watches()  # a blocked submitter makes what is open due
-        await self._line.stand(Place(count, bound))
+        self._line.leave(await self._line.stand(count, bound))
 
     @property
     def submitters_waiting(self) -> int:
@@ -238,7 +232,7 @@ class InMemoryRequestQueue(LeasingQueue):
             if token is None:
                 if self.add_all_nowait(records, bound=self.max_pending):
                     return
-                self._line.places.append(place)
+                self._line.join(place)
         if token is not None:
             anyio.from_thread.run(self._add_bounded, records, token=token)
             return
@@ -325,7 +319,7 @@ class InMemoryRequestQueue(LeasingQueue):
 
     def _backlog(self) -> Backlog:
         return self.log.backlog(
-            oldest=self._oldest_time(), now=self._clock(), blocked=bool(self._line.places)
+            oldest=self._oldest_time(), now=self._clock(), blocked=self._line.blocked
         )
 
     def _oldest_time(self) -> float:
