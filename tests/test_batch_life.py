@@ -14,6 +14,7 @@ from typing import Any
 
 import anyio
 import anyio.from_thread
+import attrs
 import orjson
 import pytest
 
@@ -30,7 +31,9 @@ from anybatch._exceptions import (
     RequestFailed,
 )
 from anybatch._models import Accepted, Answer, LineError
+from anybatch._receipts import Receipt
 from anybatch.batch_stores import SQLiteBatchStore
+from anybatch.batch_stores.files import Draft, WriteOnceFiles
 from anybatch.testing.provider import FakeProvider
 from tests.batches import all_answered, default_store, handler_on, make_part, outcomes, until
 
@@ -603,3 +606,99 @@ async def test_receipts_of_a_batch_with_rows_are_settled_from_them() -> None:
         answer = await part.receipts["r1"]
         assert isinstance(answer, Answer)
     assert provider.created == ["q-1-0"]
+
+
+async def test_rows_that_are_on_the_disk_are_not_fetched_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    provider, scope, link = FakeProvider(), anyio.CancelScope(), WriteOnceFiles.link
+
+    def dropping(files: WriteOnceFiles, draft: Draft, name: str) -> Path:
+        if name.endswith(".raw.jsonl"):
+            anyio.from_thread.run_sync(scope.cancel)
+        return link(files, draft, name)
+
+    monkeypatch.setattr(WriteOnceFiles, "link", dropping)
+    with scope:
+        async with handler_on(provider) as handler:
+            await handler.accept(make_part())
+            await anyio.sleep_forever()
+    async with handler_on(provider) as handler:
+        assert await outcomes(handler) == all_answered()
+    assert provider.calls["results"] == 1
+
+
+async def test_a_batch_whose_bytes_are_gone_waits_until_they_are_back(anybatch_home: Path) -> None:
+    provider = FakeProvider()
+    provider.fail("upload", BUSY)
+    files = default_store(anybatch_home).files
+    async with handler_on(provider) as handler:
+        await handler.accept(make_part())
+        path = files.path("q-1-0")
+        assert path is not None
+        elsewhere = path.rename(anybatch_home / "elsewhere")
+        await anyio.sleep(300)
+        assert handler.statistics().batches == {"uploading": 1}
+        elsewhere.rename(path)
+        assert await outcomes(handler) == all_answered()
+
+
+async def test_a_receipt_that_comes_while_its_batch_ends_is_settled_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accept, done = SQLiteBatchStore.accept, threading.Event()
+
+    def late(*arguments: Any) -> Any:
+        answer = accept(*arguments)
+        if answer[0] is Accepted.KNOWN:
+            assert done.wait(10)
+        return answer
+
+    monkeypatch.setattr(SQLiteBatchStore, "accept", late)
+    part = make_part()
+    async with handler_on(FakeProvider(duration=0.2), wait_time=0.1) as handler:
+        await handler.accept(make_part())
+        async with anyio.create_task_group() as group:
+            group.start_soon(handler.accept, part)
+            await until(lambda: handler.statistics().batches == {"done": 1})
+            done.set()
+        assert (await part.receipts["r1"]).text == "hello r1"
+        assert handler.statistics().batches == {"done": 1}
+
+
+async def test_a_receipt_without_any_row_is_abandoned_and_not_waited_for() -> None:
+    part = make_part()
+    part = attrs.evolve(part, receipts={**part.receipts, "r9": Receipt("r9", b"")})
+    async with handler_on(FakeProvider()) as handler:
+        await handler.accept(part)
+    with pytest.raises(RequestAbandoned, match="no row"):
+        await part.receipts["r9"]
+    assert part.receipts["r0"].status == "done"
+
+
+async def test_who_prefers_twice_to_late_buys_again(caplog: pytest.LogCaptureFixture) -> None:
+    provider = FakeProvider()
+    provider.fail("create", OutcomeUnknown("reset"), done=True)
+    assert await live_through(provider, on_uncertain="resubmit") == all_answered()
+    assert provider.created == ["q-1-0", "q-1-0-r2"]
+    assert "perhaps twice" in caplog.text
+
+
+async def test_of_two_decisions_about_a_held_batch_one_counts(
+    monkeypatch: pytest.MonkeyPatch, anybatch_home: Path
+) -> None:
+    provider = FakeProvider()
+    provider.fail("create", OutcomeUnknown("reset"))
+    async with handler_on(provider) as handler:
+        await handler.accept(make_part())
+        await until(lambda: bool(handler.statistics().held))
+        append, store = SQLiteBatchStore.append, default_store(anybatch_home)
+
+        def outrun(*arguments: Any) -> Record:
+            append(store, *arguments[1:])
+            return append(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SQLiteBatchStore, "append", outrun)
+            with pytest.raises(ValueError, match="somebody else"):
+                await handler.resolve("q-1-0", not_created=True)

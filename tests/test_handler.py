@@ -14,7 +14,7 @@ import anyio
 import pytest
 from anyio import ClosedResourceError
 
-from anybatch._batch_states import Event, State
+from anybatch._batch_states import Event, Record, State
 from anybatch._exceptions import (
     HandlerCrashed,
     RequestAbandoned,
@@ -78,6 +78,10 @@ class Storage:
         (self.directory / f"{batch_id}.json").write_text(json.dumps(metadata))
 
 
+def record_of(batch_id: str) -> Record:
+    return Record(batch_id, batch_id, "", "", "/v1/chat/completions", 1, 10, "fake", 1.0)
+
+
 def put_bytes(home: Path, batch_id: str, content: bytes) -> None:
     files = default_store(home).files
     draft = files.draft()
@@ -111,7 +115,6 @@ class Test_construction:
             ({"results_retention": -1}, ValueError),
             ({"on_exit": "flush"}, ValueError),
             ({"on_uncertain": "guess"}, ValueError),
-            ({"on_uncertain": "resubmit"}, ValueError),
             ({"batch_process_func": 7}, TypeError),
             ({"batch_queue": object()}, TypeError),
             ({"batch_storage": object()}, TypeError),
@@ -124,6 +127,10 @@ class Test_construction:
         named = "SQLiteBatchStore" if "batch_storage" in arguments else next(iter(arguments))
         with pytest.raises(error, match=named):
             handler_on(FakeProvider(), **arguments)
+
+    def test_a_settle_that_may_buy_twice_is_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        handler_on(FakeProvider(), settle=10)
+        assert "may be bought twice" in caplog.text
 
     def test_a_store_of_ours_keeps_the_list_itself(self, tmp_path: Path) -> None:
         store = SQLiteBatchStore(tmp_path / "s.db")
@@ -290,20 +297,23 @@ class Test_entered_by_a_dispatcher:
             group.cancel_scope.cancel()
 
     async def test_who_waits_for_an_entering_that_fails_is_told(self) -> None:
-        async with handler_on(FakeProvider()):
-            handler, told = handler_on(FakeProvider()), list[str]()
+        class Provider(FakeProvider):
+            async def __aenter__(self) -> Self:
+                await anyio.sleep(1)
+                raise OSError(errno.ENETDOWN, "down")
+
+        handler = handler_on(Provider())
+        async with anyio.create_task_group() as group:
 
             async def follow() -> None:
-                with pytest.raises(RuntimeError) as caught:
+                await until(lambda: handler.entered)
+                with pytest.raises(RuntimeError, match="could not be entered"):
                     await handler.run()
-                told.append(str(caught.value))
 
-            async with anyio.create_task_group() as group:
-                with pytest.raises(StoreInUse):
-                    async with handler.entered_for("one"):
-                        pass
-                group.start_soon(follow)
-            assert "entered" in told[0]
+            group.start_soon(follow)
+            with pytest.raises(OSError, match="down"):
+                async with handler.entered_for("one"):
+                    pass
 
 
 class Test_leaving:
@@ -611,6 +621,51 @@ class Test_telling:
         assert "name=" in warnings[0]
         assert not provider.calls
 
+    async def test_results_of_another_types_batch_are_not_waited_for(self) -> None:
+        other = FakeProvider(profile="other", duration=SLOW)
+        async with handler_on(other, on_exit="leave") as handler:
+            await handler.accept(make_part())
+        async with handler_on(FakeProvider()) as handler:
+            with pytest.raises(RuntimeError, match="'other'"):
+                await outcomes(handler)
+
+    async def test_results_that_are_not_there_yet_need_an_entered_handler(self) -> None:
+        provider = FakeProvider(duration=SLOW)
+        async with handler_on(provider, on_exit="leave") as handler:
+            await handler.accept(make_part())
+        with pytest.raises(RuntimeError, match="enter the handler first"):
+            await outcomes(handler_on(provider))
+        with pytest.raises(ClosedResourceError):
+            await outcomes(handler)
+
+    async def test_results_of_a_batch_that_was_added_beside_us_are_waited_for(
+        self, anybatch_home: Path
+    ) -> None:
+        provider, found = FakeProvider(), dict[str | None, str]()
+        put_bytes(anybatch_home, "b-1", line("r0"))
+        async with handler_on(provider) as handler, anyio.create_task_group() as group:
+
+            async def ask() -> None:
+                found.update(await outcomes(handler, "b-1"))
+
+            default_store(anybatch_home).accept(record_of("b-1"))
+            group.start_soon(ask)
+            await anyio.sleep(10)
+            await handler.accept(make_part())
+            assert found == {}
+            group.cancel_scope.cancel()
+
+    async def test_old_rows_that_cannot_be_dropped_stay(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def full(*arguments: Any) -> None:
+            raise OSError(errno.ENOSPC, "full")
+
+        monkeypatch.setattr(SQLiteBatchStore, "purge", full)
+        async with handler_on(FakeProvider()):
+            pass
+        assert "old rows could not be dropped" in caplog.text
+
     async def test_statistics_follow_a_batch(self) -> None:
         provider, seen = FakeProvider(), list[str]()
         async with handler_on(provider) as handler:
@@ -669,6 +724,7 @@ class Test_langbatchs_halves:
         storage.put("bought-1", "r1", platform_id=bought.id)
         storage.put("unsure-1", "r2")
         lists = Lists(pending=["pending-1", "gone-1"], processing=["bought-1", "unsure-1"])
+        await handler_on(provider, batch_storage=storage).add_batch("pending-1")
         async with handler_on(provider, batch_storage=storage, batch_queue=lists) as handler:
             assert await outcomes(handler, "pending-1") == {"r0": "hello r0"}
             assert await outcomes(handler, "bought-1") == {"r1": "hello r1"}

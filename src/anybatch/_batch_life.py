@@ -7,25 +7,24 @@ together with the records around it.
 
 from __future__ import annotations
 
-import inspect
 import logging
-import sqlite3
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import anyio
 import attrs
 
 from ._backoff import Backoff
 from ._batch_collect import download, merge, read_outcomes
+from ._batch_deliver import call_user, settle
+from ._batch_purchase import DISK_ERRORS, Bought, Creates, buy, words
 from ._batch_rows import CANCELLED, FinishedBatch
 from ._batch_states import ENDS, Event, Record, State, Verdict, remote_to_json, verdict
-from ._exceptions import ProviderError, Refused, RequestCancelled, RequestFailed
-from ._models import Answer, RemoteBatch
-from ._receipts import Failure, Receipt, ReceiptBook
+from ._exceptions import ProviderError, Refused
+from ._models import RemoteBatch
+from ._receipts import ReceiptBook
 from ._threads import run_sync
 from .abc import Provider
 from .batch_stores.files import BatchBytes
@@ -34,30 +33,6 @@ from .batch_stores.sqlite import RowPlace, SQLiteBatchStore
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-DISK_ERRORS: Final = (OSError, sqlite3.OperationalError)
-"""What may pass: a full disk, a locked file, a lost mount. Tried again."""
-
-
-class Creates:
-    """The creates that are on the wire, counted by their threads: a task may be gone before."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._running = 0
-
-    def __enter__(self) -> None:
-        with self._condition:
-            self._running += 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        with self._condition:
-            self._running -= 1
-            self._condition.notify_all()
-
-    def wait(self, seconds: float) -> bool:
-        """Block until none is on the wire, or that long; returns whether none is."""
-        with self._condition:
-            return self._condition.wait_for(lambda: not self._running, seconds)
 
 
 @attrs.frozen(eq=False)
@@ -68,6 +43,7 @@ class Surroundings:
         function: the user's, called with each finished batch; None: there is none.
         wait_time: the longest pause between two looks, in seconds.
         max_batch_age: seconds after its purchase at which a batch is cancelled; None: never.
+        resubmit: whether a batch that may have been bought is bought again.
         moved: told of every change of a record, before and after.
     """
 
@@ -79,16 +55,8 @@ class Surroundings:
     wait_time: float
     max_batch_age: float | None
     creates: Creates
+    resubmit: bool
     moved: Callable[[Record, Record], None]
-
-
-@attrs.frozen
-class _Bought:
-    """What came of a create: the record, its outcome where the disk refused it, the error."""
-
-    record: Record
-    unsaved: tuple[Event, dict[str, Any]] | None
-    error: ProviderError | None
 
 
 @attrs.define(eq=False)
@@ -127,6 +95,8 @@ class BatchLife:
             State.REFUSED: self._collect,
             State.COLLECTED: self._deliver,
         }
+        if self.around.resubmit:
+            steps[State.HELD] = self._resubmit
         return steps.get(self.record.state)
 
     def cancel(self) -> None:
@@ -151,52 +121,35 @@ class BatchLife:
 
     async def _refuse(self, error: ProviderError) -> None:
         logger.error("batch %s was refused: %s", self.record.id, error.code or error.status)
-        await self._write(Event.REFUSED, _words(error))
+        await self._write(Event.REFUSED, words(error))
 
     async def _create(self) -> None:
         if self.cancel_asked:
             await self._refuse(_cancelled())
             return
-        bought = await self._insist("record of the create", self._buy_in_thread, bought=False)
+        bought = await self._insist("record of the create", self._buy, bought=False)
         self._move(bought.record)
         if bought.unsaved is not None:
             await self._write(*bought.unsaved)
         if self.record.state is State.UPLOADED and bought.error is not None:
             await self._pause("create", bought.error, self._create_backoff)
 
-    async def _buy_in_thread(self) -> _Bought:
-        return await run_sync(self._buy)
-
-    def _buy(self) -> _Bought:
-        """Intent, create, outcome, in one thread call: no cancellation falls between."""
-        store = self.around.store
-        with self.around.creates:
-            intent = {"file_id": self.record.file_id, "account": self.around.provider.account}
-            record = store.append(self.record, Event.CREATE, intent)
-            event, detail, error = self._ask(record)
-            try:
-                return _Bought(store.append(record, event, detail), None, error)
-            except DISK_ERRORS:
-                # Bought or not, we know it: it is written as soon as the disk takes it.
-                logger.exception("batch %s: the outcome of its create cannot be written", record.id)
-                return _Bought(record, (event, detail), error)
-
-    def _ask(self, record: Record) -> tuple[Event, dict[str, Any], ProviderError | None]:
-        assert record.file_id is not None
-        try:
-            remote = self.around.provider.create(record.file_id, record.endpoint, record.attempt_id)
-        except ProviderError as error:
-            return _OUTCOMES[verdict(error)], _words(error), error
-        except Exception as error:
-            # Not one of the three answers a provider gives: so nobody knows.
-            logger.exception("batch %s: its create raised", record.id)
-            return Event.UNKNOWN, {"message": f"{type(error).__name__}: {error}"}, None
-        return Event.CREATED, {"platform_id": remote.id}, None
+    async def _buy(self) -> Bought:
+        around = self.around
+        return await run_sync(buy, around.store, around.provider, around.creates, self.record)
 
     async def _find_intent(self) -> None:
         """A create that somebody began and of whose end nothing is written."""
         message = "the process ended while its create was under way"
         await self._write(Event.UNKNOWN, {"message": message})
+
+    async def _resubmit(self) -> None:
+        """The user prefers twice to late."""
+        logger.warning(
+            "batch %s is bought again, perhaps twice (on_uncertain='resubmit')", self.record.id
+        )
+        await self._write(Event.AGAIN)
+        await self._nap(self._create_backoff.next())
 
     def say_held(self) -> None:
         """Log what a person has to decide, and tell those who wait."""
@@ -282,17 +235,20 @@ class BatchLife:
 
     async def settle(self) -> None:
         """Give the receipts that somebody still holds their outcomes, from the rows on disk."""
-        book, batch_id, offset = self.around.book, self.record.id, 0
-        path = self.around.store.files.rows(self.record.key)
-        while any(True for _ in book.open_receipts(batch_id)):
+        book, batch_id = self.around.book, self.record.id
+        # Those of this moment: more may come on the page while the rows are read.
+        waiting = {receipt.custom_id: receipt for receipt in book.open_receipts(batch_id)}
+        path, offset, end = self.around.store.files.rows(self.record.key), 0, False
+        while waiting and not end:
             outcomes, after = await run_sync(read_outcomes, path, offset)
-            if after == offset:
-                break
-            offset = after
+            end, offset = after == offset, after
             for outcome in outcomes:
-                settle(book.get(batch_id, outcome.custom_id or ""), outcome)
-        self.abandon(f"batch {batch_id} has no row for this request")
-        book.close_page(batch_id)
+                settle(waiting.pop(outcome.custom_id or "", None), outcome)
+        for receipt in waiting.values():
+            receipt.abandon(f"batch {batch_id} has no row for this request")
+        if not any(True for _ in book.open_receipts(batch_id)):
+            book.close_page(batch_id)
+        self.around.moved(self.record, self.record)
 
     async def settle_known(self) -> None:
         """As `settle`, however long the disk refuses to be read."""
@@ -302,7 +258,7 @@ class BatchLife:
         backoff = Backoff()
         while True:
             try:
-                await _call_user(function, await self._finished())
+                await call_user(function, await self._finished())
             except Exception:
                 logger.exception("batch_process_func raised for batch %s", self.record.id)
             else:
@@ -388,30 +344,6 @@ class BatchLife:
         self.around.moved(self.record, self.record)
 
 
-_OUTCOMES: Final[Mapping[Verdict, Event]] = {
-    Verdict.AGAIN: Event.NOT_CREATED,
-    Verdict.ACCOUNT: Event.NOT_CREATED,
-    Verdict.REFUSED: Event.REFUSED,
-    Verdict.UNKNOWN: Event.UNKNOWN,
-}
-
-
-def settle(receipt: Receipt[Any] | None, outcome: Answer | RequestFailed) -> None:
-    """Give a receipt its outcome, if anybody still holds it."""
-    if receipt is None:
-        return
-    if isinstance(outcome, Answer):
-        receipt.answer(outcome)
-        return
-    kind = type(outcome)
-    failure = Failure(kind, outcome.message, outcome.code)
-    receipt.fail(failure, "cancelled" if kind is RequestCancelled else "failed")
-
-
-def _words(error: ProviderError) -> dict[str, Any]:
-    return {"code": error.code, "message": error.message[:2000], "status": error.status}
-
-
 def _brief(error: Exception) -> str:
     """What may be logged: a provider's own words may quote a prompt."""
     if isinstance(error, ProviderError):
@@ -425,18 +357,3 @@ def _cancelled() -> Refused:
 
 def _unlink(path: Path) -> None:
     path.unlink(missing_ok=True)
-
-
-async def _call_user(function: Callable[[Any], Any], batch: object) -> None:
-    if _is_async(function):
-        await function(batch)
-        return
-    # In a tuple: Trio takes a thread's function that returns a coroutine for a mistake.
-    (result,) = await run_sync(lambda: (function(batch),))
-    if inspect.isawaitable(result):
-        await result
-
-
-def _is_async(function: Callable[[Any], Any]) -> bool:
-    call = getattr(function, "__call__", None)  # noqa: B004 - an object with an async __call__
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)

@@ -13,7 +13,8 @@ import anyio.lowlevel
 import attrs
 from anyio.abc import TaskGroup
 
-from ._batch_life import DISK_ERRORS, BatchLife, Surroundings
+from ._batch_life import BatchLife, Surroundings
+from ._batch_purchase import DISK_ERRORS
 from ._batch_states import FINISHED, PENDING, SAFE, Record, State
 from ._models import Accepted, HandlerStatistics, Ranges
 from ._receipts import Receipt
@@ -32,9 +33,11 @@ class Bell:
 
     def __init__(self) -> None:
         self._event: anyio.Event | None = None
+        self.rings = 0
 
     def ring(self) -> None:
         """Something changed."""
+        self.rings += 1
         event, self._event = self._event, None
         if event is not None:
             event.set()
@@ -117,6 +120,7 @@ class BatchLives:
         self._listed = listed
         self._list_bell = Bell()
         self._purged = 0.0
+        self._ended: dict[str, Record] = {}
         if listed is not None:
             group.start_soon(self._keep_list, listed, name="anybatch list of live batches")
 
@@ -168,11 +172,18 @@ class BatchLives:
 
     def start(self, record: Record) -> None:
         """Drive a batch from where it is, unless it is driven already, or done."""
+        record = self._newest(record)
         ours = record.profile == self._around.provider.profile
         if not ours or record.id in self.lives or record.state in FINISHED:
             return
         life = self.lives[record.id] = BatchLife(self._around, record)
         self._group.start_soon(self._run, life, name=f"anybatch batch {record.id}")
+
+    def _newest(self, record: Record) -> Record:
+        """The record as it is now: while it was read, its batch may have gone on, or ended."""
+        life = self.lives.get(record.id)
+        latest = life.record if life is not None else self._ended.get(record.id, record)
+        return latest if latest.length > record.length else record
 
     def adopt(self, record: Record, *, new: bool) -> None:
         """Drive a batch whose record was made beside us, and count it if it is new."""
@@ -192,6 +203,7 @@ class BatchLives:
             await life.run()
         finally:
             del self.lives[life.record.id]
+            self._ended[life.record.id] = life.record
             self._ring()
         if life.record.state is State.DONE:
             await self.purge()
@@ -231,8 +243,8 @@ class BatchLives:
             self._count(record)
         if entry.receipts:
             self._around.book.open_page(record.id, entry.receipts)
-        if record.state in SAFE:
-            self._settle_known(record)
+        if self._newest(record).state in SAFE:
+            self._settle_known(self._newest(record))
         self.start(record)
         self._ring()
 
@@ -240,6 +252,19 @@ class BatchLives:
         life = BatchLife(self._around, record)
         name = f"anybatch receipts {record.id}"
         self._group.start_soon(life.settle_known, name=name)
+
+    async def wait_rows(self, batch_id: str, rings: int) -> None:
+        """Return when a batch that is alive may have its rows, or has come to its end.
+
+        :param rings: of the bell, counted before its record was read
+        """
+        life = self.lives.get(batch_id)
+        if life is None:
+            if self.bell.rings == rings:
+                await self.bell.wait()
+            return
+        while self.lives.get(batch_id) is life and life.record.state not in SAFE:
+            await self.bell.wait()
 
     def waited_for(self) -> list[str]:
         """Batches with receipts that somebody holds, or whose function is still to be called."""

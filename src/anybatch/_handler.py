@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import logging
+import sqlite3
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Literal, Self
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Literal
 
-import anyio
 import orjson
-from anyio import AsyncContextManagerMixin, ClosedResourceError
-from anyio.abc import TaskGroup, TaskStatus
 
 from ._batch_collect import closing, drafted, read_outcomes
-from ._batch_life import Creates, Surroundings
-from ._batch_lives import BatchLives, Bounds
 from ._batch_rows import outcome_of
 from ._batch_states import SAFE, Event, Record, State
-from ._exceptions import HandlerCrashed, RequestAbandoned, RequestFailed, UnknownBatch
-from ._handler_settings import HandlerSettings, checked_name, home
-from ._handler_store import HandlerStore
-from ._models import Accepted, Answer, HandlerStatistics, Part
-from ._receipts import ReceiptBook
+from ._exceptions import RequestAbandoned, RequestFailed, UnknownBatch
+from ._handler_entering import EnteredHandler
+from ._handler_settings import HandlerSettings
+from ._models import Accepted, Answer, Part
 from ._threads import run_sync
-from .abc import BatchQueueLike, BatchStorageLike, Provider
+from .abc import BatchQueueLike, BatchStorageLike
 from .batch_stores.files import Draft, is_own_id, key_of
-from .batch_stores.langbatch import LiveList, StorageBytes
 from .batch_stores.sqlite import SQLiteBatchStore
 
-logger = logging.getLogger(__name__)
 
-CREATE_GRACE = 120.0
-"""Seconds that leaving waits for a create on the wire."""
-
-
-class BatchHandler(AsyncContextManagerMixin):
+class BatchHandler(EnteredHandler):
     """Drives batches at a provider, from accepted to answered; survives a restart on its store.
 
     `async with handler:` or `handler.run()`; a dispatcher enters one that nobody has. It is used
@@ -62,7 +49,7 @@ class BatchHandler(AsyncContextManagerMixin):
         lease_time: seconds that a dead life's lease on its batches lasts.
         results_retention: seconds that rows are kept.
         on_exit: `"wait"`, or `"leave"`: leaving waits for nothing.
-        on_uncertain: `"hold"`: a person decides.
+        on_uncertain: `"hold"`: a person decides; `"resubmit"`: it is bought again, perhaps twice.
 
     Raises:
         TypeError, ValueError: an argument that cannot be.
@@ -93,7 +80,7 @@ class BatchHandler(AsyncContextManagerMixin):
                 "batch_type is required: batch_type=anybatch.providers.OpenAI(), or a langbatch "
                 "Batch class"
             )
-        self._settings = HandlerSettings(
+        settings = HandlerSettings(
             batch_process_func,
             batch_queue,
             batch_storage,
@@ -109,237 +96,13 @@ class BatchHandler(AsyncContextManagerMixin):
             on_exit,
             on_uncertain,
         )
-        self._settings.check()
+        settings.check()
         # Here, so that importing the package imports no provider.
         from .providers import as_provider
 
-        self._provider: Provider = as_provider(batch_type, batch_kwargs)
+        super().__init__(settings, as_provider(batch_type, batch_kwargs))
         self.batch_type = batch_type
         self.batch_kwargs = batch_kwargs
-        self._home = home()
-        self._name = name
-        self._phase: Literal["new", "entering", "open", "left"] = "new"
-        self._owner: object | None = None
-        self._ready: anyio.Event | None = None
-        self._store: HandlerStore | None = None
-        self._uid: str | None = None
-        self._book = ReceiptBook()
-        self._creates = Creates()
-        self._lives: BatchLives | None = None
-
-    def __repr__(self) -> str:
-        return f"<BatchHandler {self.name!r} {self._phase}>"
-
-    # What it is.
-
-    @property
-    def name(self) -> str:
-        """The name of its store in the home."""
-        return self._name or "default"
-
-    def name_default(self, name: str) -> None:
-        """Name it, if it was constructed without `name=` and has not been entered.
-
-        Raises:
-            ValueError: it cannot be a name.
-        """
-        if self._name is None and self._phase == "new" and self._store is None:
-            self._name = checked_name(name)
-
-    @property
-    def provider(self) -> Provider:
-        """Who answers."""
-        return self._provider
-
-    @property
-    def entered(self) -> bool:
-        """Whether it is entered now."""
-        return self._phase in {"entering", "open"}
-
-    @property
-    def store_id(self) -> str:
-        """The uid of its store.
-
-        Raises:
-            RuntimeError: it has not been entered yet.
-        """
-        if self._uid is None:
-            raise RuntimeError("the store's id is known once the handler has been entered")
-        return self._uid
-
-    @property
-    def queues(self) -> dict[str, list[str]]:
-        """Live batch ids in langbatch's form: `pending` and `processing`."""
-        return self._lives.queues if self._lives else {"pending": [], "processing": []}
-
-    @property
-    def live_batches(self) -> int:
-        """Batches that are neither done nor held."""
-        return self._lives.live if self._lives else 0
-
-    def room(self) -> int | None:
-        """How many more batches it takes now; None: no limit."""
-        return self._entered().room()
-
-    async def wait_room(self) -> None:
-        """Return when `room()` is above 0, or unlimited."""
-        await self._entered().wait_room()
-
-    def statistics(self) -> HandlerStatistics:
-        """Batches by state, held ones by id; empty before it has been entered."""
-        return self._lives.statistics() if self._lives else HandlerStatistics(batches={})
-
-    # Entering and leaving.
-
-    @asynccontextmanager
-    async def __asynccontextmanager__(self) -> AsyncGenerator[Self]:
-        if self._phase != "new":
-            raise RuntimeError("a handler is entered once; construct another on the same store")
-        self._phase = "entering"
-        self._ready = anyio.Event()
-        try:
-            async with AsyncExitStack() as stack:
-                store = await self._open(stack)
-                async with self._living(store):
-                    yield self
-        finally:
-            self._phase = "left"
-            self._ready.set()
-
-    async def _open(self, stack: AsyncExitStack) -> HandlerStore:
-        store = self._storage()
-        stack.push_async_callback(_close, store, self._creates)
-        self._uid = await run_sync(store.open)
-        await stack.enter_async_context(self._provider)
-        return store
-
-    @asynccontextmanager
-    async def _living(self, store: HandlerStore) -> AsyncGenerator[None]:
-        body: BaseException | None = None
-        try:
-            async with anyio.create_task_group() as group:
-                self._lives = await self._take_up(store, group)
-                self._open_doors()
-                try:
-                    yield
-                except (anyio.get_cancelled_exc_class(), GeneratorExit):
-                    raise
-                except BaseException as error:  # noqa: BLE001 - raised bare, after the group
-                    body = error
-                else:
-                    await self._settled()
-                group.cancel_scope.cancel()
-        except BaseExceptionGroup as crash:
-            raise _crashed(crash, body)  # noqa: B904 - its cause is set
-        finally:
-            self._abandon()
-        await self._save_list(store)
-        if body is not None:
-            raise body
-
-    async def _take_up(self, store: HandlerStore, group: TaskGroup) -> BatchLives:
-        profile = self._provider.profile
-        records, figures, strangers = await run_sync(store.take_up, profile)
-        if strangers:
-            logger.warning(
-                "%d batches in %s belong to another batch type than %s and stay as they are; give "
-                "each program a name= of its own",
-                strangers,
-                store.records.path,
-                profile,
-            )
-        bounds = Bounds(
-            self._settings.max_active_batches,
-            self._settings.max_enqueued_tokens,
-            self._settings.max_stored_bytes,
-            self._settings.results_retention,
-        )
-        around = self._surroundings(store)
-        lives = BatchLives(group, around, bounds, figures, store.listed)
-        for record in records:
-            lives.start(record)
-        await lives.purge()
-        return lives
-
-    def _surroundings(self, store: HandlerStore) -> Surroundings:
-        return Surroundings(
-            store=store.records,
-            bytes=store.bytes,
-            provider=self._provider,
-            book=self._book,
-            function=self._settings.batch_process_func,
-            wait_time=self._settings.wait_time,
-            max_batch_age=self._settings.max_batch_age,
-            creates=self._creates,
-            moved=_unheard,
-        )
-
-    def _open_doors(self) -> None:
-        assert self._ready is not None
-        self._phase = "open"
-        self._ready.set()
-
-    async def _settled(self) -> None:
-        if self._settings.on_exit == "wait":
-            await self._entered().wait_settled()
-
-    def _abandon(self) -> None:
-        """Synchronous, so that nothing comes between: who waits learns that we stopped looking."""
-        self._phase = "left"
-        for batch_id in self._book.batches():
-            for receipt in self._book.open_receipts(batch_id):
-                receipt.abandon(
-                    f"the handler was left before batch {batch_id} was answered; its requests go "
-                    "on at the provider, and a handler on the same store takes them up"
-                )
-            self._book.close_page(batch_id)
-
-    async def _save_list(self, store: HandlerStore) -> None:
-        if store.listed is None or self._lives is None:
-            return
-        with anyio.move_on_after(5, shield=True):
-            await self._lives.save_list(store.listed)
-
-    async def run(self, *, task_status: TaskStatus[Any] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Enter, run until cancelled, leave; where a dispatcher has entered it, just wait.
-
-        Raises:
-            RuntimeError: it was entered before.
-            StoreInUse: another handler has entered its store.
-        """
-        if self._owner is not None and self.entered:
-            await self._wait_ready()
-            task_status.started(self)
-            await anyio.sleep_forever()
-        async with self:
-            task_status.started(self)
-            await anyio.sleep_forever()
-
-    @asynccontextmanager
-    async def entered_for(self, dispatcher: object) -> AsyncGenerator[Self]:
-        """Enter it for a dispatcher, unless a user has; leave what was entered here.
-
-        Raises:
-            RuntimeError: another dispatcher entered it, or it has been used.
-        """
-        if self.entered and self._owner is None:
-            await self._wait_ready()
-            yield self
-            return
-        if self._owner is not None and self._owner is not dispatcher:
-            raise RuntimeError(
-                "another dispatcher has entered this handler; enter the handler yourself, around "
-                "both: async with handler: ..."
-            )
-        self._owner = dispatcher
-        async with self:
-            yield self
-
-    async def _wait_ready(self) -> None:
-        assert self._ready is not None
-        await self._ready.wait()
-        if self._phase != "open":
-            raise RuntimeError("the handler could not be entered; see the error of that task")
 
     # Ways in.
 
@@ -437,7 +200,11 @@ class BatchHandler(AsyncContextManagerMixin):
             raise ValueError(f"batch {batch_id!r} is not held but {record.state.value}")
         event = Event.AGAIN if platform_id is None else Event.CREATED
         detail = {"platform_id": platform_id} if platform_id is not None else {}
-        lives.move(record, await run_sync(store.records.append, record, event, detail))
+        try:
+            after = await run_sync(store.records.append, record, event, detail)
+        except sqlite3.IntegrityError as error:
+            raise ValueError(f"batch {batch_id!r} was decided by somebody else") from error
+        lives.move(record, after)
 
     async def results(self, batch_id: str) -> AsyncIterator[Answer | RequestFailed]:
         """The outcomes of a batch's requests, streamed from disk; waits for one that is alive.
@@ -461,14 +228,19 @@ class BatchHandler(AsyncContextManagerMixin):
                 yield outcome
 
     async def _with_rows(self, batch_id: str) -> Record:
-        while (record := await self._known(batch_id)).state not in SAFE:
+        while True:
+            rings = self._lives.bell.rings if self._lives is not None else 0
+            record = await self._known(batch_id)
+            if record.state in SAFE:
+                return record
             if record.state is State.HELD:
                 raise RequestAbandoned(f"batch {batch_id} is held: decide it by resolve()")
-            lives = self._entered()
-            life = lives.lives.get(batch_id)
-            if life is not None and life.record.state not in SAFE:
-                await lives.bell.wait()
-        return record
+            if record.profile != self._provider.profile:
+                raise RuntimeError(
+                    f"batch {batch_id!r} has no results yet, and it is {record.profile!r}'s, which "
+                    "this handler does not drive"
+                )
+            await self._entered().wait_rows(batch_id, rings)
 
     async def lookup(self, custom_id: str) -> Answer | RequestFailed | None:
         """The newest outcome of a request, from the rows on disk; None where there is none."""
@@ -481,53 +253,8 @@ class BatchHandler(AsyncContextManagerMixin):
             raise UnknownBatch(f"there is no batch {batch_id!r} in the store of {self!r}")
         return record
 
-    def _entered(self) -> BatchLives:
-        if self._phase == "left":
-            raise ClosedResourceError
-        if self._lives is None:
-            raise RuntimeError("enter the handler first: async with handler: ...")
-        return self._lives
-
-    def _storage(self) -> HandlerStore:
-        if self._store is None:
-            self._store = self._make_store()
-        return self._store
-
-    def _make_store(self) -> HandlerStore:
-        storage, queue = self._settings.batch_storage, self._settings.batch_queue
-        if isinstance(storage, SQLiteBatchStore):
-            return HandlerStore(storage, storage.files)
-        records = SQLiteBatchStore(self._home / "handlers" / self.name / "store.db")
-        kept = records.files if storage is None else StorageBytes(storage, records.files)
-        return HandlerStore(records, kept, None if queue is None else LiveList(queue))
-
 
 async def _fill(draft: Draft, part: Part) -> None:
     async with closing(part.lines()) as chunks:
         async for lines in chunks:
             await run_sync(draft.write, lines)
-
-
-async def _close(store: HandlerStore, creates: Creates) -> None:
-    """Wait for creates on the wire, so that their outcomes are recorded under the lock."""
-    try:
-        with anyio.move_on_after(CREATE_GRACE + 10, shield=True):
-            await run_sync(creates.wait, CREATE_GRACE)
-            await run_sync(store.close)
-    finally:
-        # A native cancellation breaks through any shield.
-        store.close()
-
-
-def _crashed(crash: BaseExceptionGroup[BaseException], body: BaseException | None) -> BaseException:
-    """One error of ours for a task that raised; what is no `Exception` comes out as it is."""
-    if not isinstance(crash, Exception):
-        return crash
-    raised: list[BaseException] = [*crash.exceptions, *([body] if body is not None else [])]
-    error = HandlerCrashed(f"a task of the handler raised: {raised[0]!r}")
-    error.__cause__ = BaseExceptionGroup(crash.message, raised)
-    return error
-
-
-def _unheard(before: Record, after: Record) -> None:
-    """Nobody counts yet."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable
@@ -13,6 +14,8 @@ import platformdirs
 
 from .abc import BatchQueueLike, BatchStorageLike
 from .batch_stores.sqlite import SQLiteBatchStore
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
@@ -59,10 +62,17 @@ class HandlerSettings:
         self._check_numbers()
         _one_of("on_exit", self.on_exit, ("wait", "leave"))
         _one_of("on_uncertain", self.on_uncertain, ("hold", "resubmit"))
-        if self.on_uncertain == "resubmit":
-            raise ValueError("on_uncertain='resubmit' is not available yet; leave it at 'hold'")
         if self.name is not None:
             checked_name(self.name)
+
+    def warn(self, create_timeout: float) -> None:
+        """Say what is allowed and dear."""
+        if self.settle < create_timeout:
+            logger.warning(
+                "settle=%s s is shorter than a create may take (%s s): a batch may be bought twice",
+                self.settle,
+                create_timeout,
+            )
 
     def _check_objects(self) -> None:
         function: object = self.batch_process_func
