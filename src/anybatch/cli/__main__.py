@@ -1,0 +1,5 @@
+"""`python -m anybatch.cli`: the command where no script is installed."""
+
+from . import main
+
+main()
