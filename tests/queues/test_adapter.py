@@ -363,12 +363,23 @@ async def test_requests_are_in_whichever_way_they_came(add: Add, kind: type[Any]
         assert handler.texts == ["one", "two"]
 
 
+class Later(PlainQueue):
+    """Returns an awaitable that is no coroutine."""
+
+    def add_requests(self, requests: list[Any]) -> Any:
+        return Later()
+
+    def __await__(self) -> Any:
+        yield from ()
+
+
 async def test_a_producers_thread_needs_no_dispatcher() -> None:
     queue = PlainQueue()
     await run_sync(adapted(queue).add_requests, ["one"])
     assert list(queue.values) == ["one"]
-    with pytest.raises(RuntimeError, match="is async and no dispatcher has entered"):
-        await run_sync(adapted(AsyncQueue()).add_requests, ["one"])
+    for of_a_users in (AsyncQueue(), Later()):
+        with pytest.raises(RuntimeError, match="is async and no dispatcher has entered"):
+            await run_sync(adapted(of_a_users).add_requests, ["one"])
 
 
 async def test_dropped_unawaited_nothing_is_in_and_it_says_so(

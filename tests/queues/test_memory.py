@@ -14,7 +14,7 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from anybatch import BatchDispatcher, RawRequest, RequestAbandoned, RequestRejected
+from anybatch import BatchDispatcher, RawRequest, Receipt, RequestAbandoned, RequestRejected
 from anybatch._exceptions import QueueMismatch
 from anybatch._models import Plan, Terms
 from anybatch._threads import run_sync
@@ -211,6 +211,22 @@ def test_a_thread_that_is_interrupted_leaves_the_line(monkeypatch: pytest.Monkey
     assert anyio.run(queue.get_requests, 9) == [1]
 
 
+def test_a_thread_that_is_interrupted_when_its_requests_are_in_leaves_them_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Late(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert anyio.run(queue.get_requests, 9) == [1]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(memory, "ThreadPlace", lambda *args: ThreadPlace(*args, event=Late()))
+    queue = InMemoryRequestQueue(max_pending=1)
+    queue.add_requests([1])
+    with pytest.raises(KeyboardInterrupt):
+        queue.add_requests([2])
+    assert anyio.run(queue.get_requests, 9) == [2]
+
+
 async def test_it_belongs_to_one_event_loop_at_a_time() -> None:
     async def add() -> None:
         with pytest.raises(RuntimeError, match="another event loop"):
@@ -221,8 +237,8 @@ async def test_it_belongs_to_one_event_loop_at_a_time() -> None:
     async with InMemoryRequestQueue() as queue:
         await run_sync(anyio.run, add)
         assert await queue.size() == 0
-    anyio_loop_is_free = InMemoryRequestQueue()
-    await run_sync(anyio.run, anyio_loop_is_free.size)
+    async with anyio.create_task_group() as tasks:  # left, it is free for any other
+        tasks.start_soon(run_sync, anyio.run, queue.size)
 
 
 async def test_entering_is_counted() -> None:
@@ -358,6 +374,22 @@ async def test_replanning_is_for_what_nobody_has() -> None:
         for interval_id in (lease.id, "unknown"):
             with pytest.raises(ValueError, match="is not an interval that nobody holds"):
                 await queue.replan(interval_id)
+
+
+async def test_a_buried_receipt_lets_go_of_its_line_and_the_dead_letter_keeps_it() -> None:
+    queue = InMemoryRequestQueue()
+    receipt: Receipt[Any] = Receipt("mine", b'{"custom_id":"mine"}')
+    async with queue:
+        assert queue.add_nowait(receipt, bound=1)
+        lease = await queue.lease(Terms(1))
+        assert lease is not None
+        await queue.bury(lease, receipt.number, "no good")
+        await queue.ack(lease)
+        assert receipt.element is None
+        (letter,) = await queue.dead_letters()
+        assert (letter.custom_id, letter.request) == ("mine", {"custom_id": "mine"})
+        assert await queue.requeue([letter.id]) == 1
+        assert await queue.get_requests(1) == [{"custom_id": "mine"}]
 
 
 async def test_a_dead_letter_that_is_no_json_shows_its_text() -> None:

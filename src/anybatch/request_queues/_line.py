@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import anyio
 import attrs
-
-from ._log import Record
 
 
 @attrs.define(eq=False)
@@ -25,12 +23,12 @@ class Place:
 class ThreadPlace:
     """The place of a thread that has no event loop.
 
-    Whoever gives it room puts its records in, so that the thread itself touches nothing.
+    Whoever gives it room calls `put`, so that the thread itself touches nothing.
     """
 
     count: int
     bound: int
-    records: Sequence[Record]
+    put: Callable[[], None]
     event: threading.Event = attrs.field(factory=threading.Event)
 
 
@@ -42,7 +40,6 @@ class Line:
 
     Args:
         held: says how many requests the queue holds.
-        append: puts in the records of a thread that has been given room.
         on_blocked: called when whoever is first in line has to wait for room.
         lock: what the threads among those who wait are ordered by.
     """
@@ -50,14 +47,12 @@ class Line:
     def __init__(
         self,
         held: Callable[[], int],
-        append: Callable[[Sequence[Record]], None],
         on_blocked: Callable[[], None],
         lock: threading.RLock,
     ) -> None:
         self.places: deque[Place | ThreadPlace] = deque()
         self.reserved = 0  # room in use by those who are putting something in just now
         self._held = held
-        self._append = append
         self._on_blocked = on_blocked
         self._lock = lock
 
@@ -106,7 +101,7 @@ class Line:
                     first.event.set()
                     return
                 self.places.popleft()
-                self._append(first.records)
+                first.put()
                 first.event.set()
             if self.places:
                 self._on_blocked()

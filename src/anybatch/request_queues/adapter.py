@@ -22,7 +22,6 @@ from .._models import CutReason, DeadLetter, Lease, Member, Plan, QueueStatistic
 from ..abc import LeasingQueue, RequestQueueLike
 from ._adding import Added, Adding, running_loop
 from ._line import Line
-from ._log import Record
 from ._outside import Outside, values_of
 from ._sightings import Sightings
 from .memory import Element, InMemoryRequestQueue
@@ -63,18 +62,16 @@ class AdaptedQueue(LeasingQueue):
         self._seen_since = Sightings()
         self._looked_at = float("-inf")
         self._changed = anyio.Event()
-        self._line = Line(
-            lambda: self._queued() + self._log.leased, _no_thread, self._wake, threading.RLock()
-        )
+        self._line = Line(lambda: self._queued() + self._log.leased, self._wake, threading.RLock())
         self._token: anyio.lowlevel.EventLoopToken | None = None
         self._entered = 0
 
     async def __aenter__(self) -> Self:
-        await self._inner.__aenter__()
+        self._inner.bind()
         try:
             await self._look()
-        except BaseException as error:
-            await self._inner.__aexit__(type(error), error, error.__traceback__)
+        except BaseException:
+            self._inner.unbind()
             raise
         self._token = anyio.lowlevel.current_token()
         self._entered += 1
@@ -88,7 +85,7 @@ class AdaptedQueue(LeasingQueue):
             self._entered -= 1
             if not self._entered:
                 self._token = None
-            await self._inner.__aexit__(*exc_info)
+            self._inner.unbind()
 
     async def _give_back(self) -> None:
         """Put what nobody has leased at the queue's tail; where that fails, keep it here."""
@@ -105,7 +102,7 @@ class AdaptedQueue(LeasingQueue):
             logger.exception("the queue takes nothing back")
         finally:
             for lease in leases:
-                await (self._inner.ack(lease) if given else self._inner.release(lease))
+                (self._inner.ack_nowait if given else self._inner.release_nowait)(lease)
             if not given:
                 logger.error(
                     "%d requests could not be given back to %s; they are in dispatcher.queue, and "
@@ -343,10 +340,6 @@ class AdaptedQueue(LeasingQueue):
         queued = self._queued()
         oldest_age = max(0.0, anyio.current_time() - self._oldest()) if queued else 0.0
         return attrs.evolve(self._inner.snapshot(), requests_queued=queued, oldest_age=oldest_age)
-
-
-def _no_thread(records: Sequence[Record]) -> None:
-    raise AssertionError(f"no thread stands in this line with {len(records)} requests")
 
 
 def _element(value: Any) -> Element:

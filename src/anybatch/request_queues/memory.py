@@ -81,7 +81,7 @@ class InMemoryRequestQueue(LeasingQueue):
         self.log = IntervalLog(self.uid)  # the adapter decides upon it too
         # Until it is entered, threads add to it with no event loop to order them.
         self._lock = threading.RLock()
-        self._line = Line(lambda: self.log.held, self._append, self._wake_watches, self._lock)
+        self._line = Line(lambda: self.log.held, self._wake_watches, self._lock)
         self._watches: list[_Watch] = []
         self._barriers: list[_Barrier] = []
         self._wake_count: float = _NEVER
@@ -98,6 +98,15 @@ class InMemoryRequestQueue(LeasingQueue):
 
     async def __aenter__(self) -> Self:
         """Bind the queue to the running event loop; entering is counted."""
+        self.bind()
+        return self
+
+    def bind(self) -> None:
+        """Enter, without an `await`.
+
+        Raises:
+            RuntimeError: it is in use on another event loop.
+        """
         token = anyio.lowlevel.current_token()
         if self._token is not None and self._token != token:
             raise RuntimeError("this queue is in use on another event loop; make one for each")
@@ -106,10 +115,13 @@ class InMemoryRequestQueue(LeasingQueue):
                 self._token = token
                 self._change_clock(getattr(token.native_token, "time", None) or anyio.current_time)
             self._entered += 1
-        return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         """The last to leave unbinds it; its requests stay."""
+        self.unbind()
+
+    def unbind(self) -> None:
+        """Leave, without an `await`."""
         with self._lock:
             self._entered -= 1
             if not self._entered:
@@ -226,7 +238,7 @@ class InMemoryRequestQueue(LeasingQueue):
         return Element(encode(request))
 
     def _add_from_thread(self, records: list[Element]) -> None:
-        place = ThreadPlace(len(records), self.max_pending, records)
+        place = ThreadPlace(len(records), self.max_pending, lambda: self._append(records))
         with self._lock:
             token = self._token
             if token is None:
@@ -359,10 +371,18 @@ class InMemoryRequestQueue(LeasingQueue):
         self.log.owned(lease)
 
     async def ack(self, lease: Lease) -> None:
+        self.ack_nowait(lease)
+
+    def ack_nowait(self, lease: Lease) -> None:
+        """Forget the interval, without an `await`."""
         self.log.forget(lease)
         self._freed()
 
     async def release(self, lease: Lease, delay: float = 0.0) -> None:
+        self.release_nowait(lease, delay)
+
+    def release_nowait(self, lease: Lease, delay: float = 0.0) -> None:
+        """Give the interval back, without an `await`."""
         self.log.release(lease, self._clock() + delay)
         self._wake_watches()
         self._wake_barriers(held=True)

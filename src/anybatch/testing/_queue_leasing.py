@@ -257,9 +257,8 @@ class LeasingChecks:
 
 
 async def _awaited(value: Any) -> Any:
-    if isinstance(value, Awaitable):
-        value = await value  # pyright: ignore[reportUnknownVariableType]
-    return value  # pyright: ignore[reportUnknownVariableType]
+    assert isinstance(value, Awaitable), "the methods of a leasing queue may be awaited"
+    return await value  # pyright: ignore[reportUnknownVariableType]
 
 
 def _calls(queue: LeasingQueue, lease: Lease) -> list[Callable[[], Awaitable[object]]]:
