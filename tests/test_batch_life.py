@@ -9,6 +9,7 @@ import logging
 import sqlite3
 import threading
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from anybatch._exceptions import (
     RequestExpired,
     RequestFailed,
 )
-from anybatch._models import Accepted, Answer, LineError
+from anybatch._models import Accepted, Answer, LineError, RemoteBatch
 from anybatch._receipts import Receipt
 from anybatch.batch_stores import SQLiteBatchStore
 from anybatch.batch_stores.files import Draft, WriteOnceFiles
@@ -324,6 +325,26 @@ async def test_a_disk_that_refuses_a_record_is_tried_again_and_nothing_is_bought
     assert await live_through(provider) == all_answered()
     assert failures == 3
     assert provider.created == ["q-1-0"]
+
+
+async def test_a_function_that_returned_is_not_called_again_for_a_disk_that_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    append, failures, called = SQLiteBatchStore.append, 0, list[str]()
+
+    def failing(*arguments: Any) -> Record:
+        nonlocal failures
+        if arguments[2] is Event.PROCESSED and failures < 6:
+            failures += 1
+            raise OSError(errno.ENOSPC, "full")
+        return append(*arguments)
+
+    monkeypatch.setattr(SQLiteBatchStore, "append", failing)
+    handler = handler_on(FakeProvider(), batch_process_func=lambda batch: called.append(batch.id))
+    async with handler:
+        await handler.accept(make_part())
+        await until(lambda: handler.statistics().batches == {"done": 1})
+    assert (failures, called) == (6, ["q-1-0"])
 
 
 class Test_rows:
@@ -664,6 +685,42 @@ async def test_a_receipt_that_comes_while_its_batch_ends_is_settled_too(
             done.set()
         assert (await part.receipts["r1"]).text == "hello r1"
         assert handler.statistics().batches == {"done": 1}
+
+
+async def test_a_dropped_receipt_drops_its_answer_alone() -> None:
+    part = make_part()
+    async with handler_on(FakeProvider()) as handler:
+        await handler.accept(part)
+        receipts: dict[str, Any] = part.receipts  # type: ignore[assignment]
+        del receipts["r1"]
+        gc.collect()
+    assert [receipt.status for receipt in receipts.values()] == ["done", "done"]
+
+
+async def test_a_provider_s_rows_may_come_from_any_iterator() -> None:
+    class Rows:
+        def __init__(self, rows: AsyncIterator[bytes]) -> None:
+            self.rows = rows
+
+        def __aiter__(self) -> Rows:
+            return self
+
+        async def __anext__(self) -> bytes:
+            return await anext(self.rows)
+
+    class Provider(FakeProvider):
+        def results(self, batch: RemoteBatch) -> AsyncIterator[bytes]:
+            return Rows(super().results(batch))
+
+    assert await live_through(Provider()) == all_answered()
+
+
+async def test_cancelling_a_batch_that_has_ended_changes_nothing() -> None:
+    async with handler_on(FakeProvider()) as handler:
+        await handler.accept(make_part())
+        await until(lambda: handler.statistics().batches == {"done": 1})
+        await handler.cancel_batch("q-1-0")
+        assert await outcomes(handler) == all_answered()
 
 
 async def test_a_receipt_without_any_row_is_abandoned_and_not_waited_for() -> None:

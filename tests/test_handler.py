@@ -6,7 +6,7 @@ import errno
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -76,6 +76,10 @@ class Storage:
         (self.directory / f"{batch_id}.jsonl").write_bytes(lines)
         metadata = {"platform_batch_id": platform_id}
         (self.directory / f"{batch_id}.json").write_text(json.dumps(metadata))
+
+
+def stores_below(directory: Path) -> list[Path]:
+    return list(directory.rglob("*.db"))
 
 
 def record_of(batch_id: str) -> Record:
@@ -169,9 +173,7 @@ class Test_construction:
         monkeypatch.setenv("ANYBATCH_HOME", str(tmp_path / "second"))
         async with handler:
             pass
-        assert [path.name for path in tmp_path.glob("*/handlers/*/*.db")] == ["store.db"]
-        assert [path.name for path in tmp_path.glob("*/handlers/*")] == ["mine"]
-        assert {path.name for path in tmp_path.iterdir()} == {"first"}
+        assert stores_below(tmp_path) == [tmp_path / "first/handlers/mine/store.db"]
 
     def test_without_a_home_it_is_the_users_state_directory(
         self, monkeypatch: pytest.MonkeyPatch
@@ -688,6 +690,23 @@ class Test_room:
             assert handler.room() == 1
             await handler.wait_room()
 
+    async def test_who_waits_when_the_handler_is_left_is_told(self) -> None:
+        told = list[str]()
+
+        async def expect(name: str, wait: Awaitable[object]) -> None:
+            with pytest.raises(ClosedResourceError):
+                await wait
+            told.append(name)
+
+        handler = handler_on(FakeProvider(duration=SLOW), max_active_batches=1, on_exit="leave")
+        async with anyio.create_task_group() as group, handler:
+            await handler.accept(make_part())
+            group.start_soon(expect, "room", handler.wait_room())
+            group.start_soon(expect, "results", outcomes(handler))
+            await anyio.sleep(100)
+            assert told == []
+        assert sorted(told) == ["results", "room"]
+
     @pytest.mark.parametrize("bound", ["max_enqueued_tokens", "max_stored_bytes"])
     async def test_there_is_none_where_another_limit_is_reached(self, bound: str) -> None:
         arguments: dict[str, Any] = {bound: 50}
@@ -710,7 +729,7 @@ class Test_langbatchs_halves:
             assert handler.queues == lists.lists
             assert await outcomes(handler) == all_answered()
         assert lists.lists == {"pending": [], "processing": []}
-        assert (storage.directory / "q-1-0.jsonl").exists()
+        assert storage.load("q-1-0")[0].name == "q-1-0.jsonl"
         assert default_store(anybatch_home).files.path("q-1-0") is None
 
     async def test_what_langbatch_was_at_is_taken_over_and_not_bought_again(
@@ -759,7 +778,7 @@ class Test_langbatchs_halves:
         assert "list of live batches" in caplog.text
 
 
-async def test_a_store_of_ones_own_holds_everything(tmp_path: Path, anybatch_home: Path) -> None:
+async def test_a_store_of_ones_own_holds_everything(tmp_path: Path) -> None:
     store = SQLiteBatchStore(tmp_path / "mine" / "batches.db")
     async with handler_on(FakeProvider(), batch_storage=store) as handler:
         await handler.accept(make_part())
@@ -770,4 +789,4 @@ async def test_a_store_of_ones_own_holds_everything(tmp_path: Path, anybatch_hom
     record = store.record("q-1-0")
     assert record is not None
     assert record.state in {State.COLLECTED, State.DONE}
-    assert not anybatch_home.exists()
+    assert stores_below(tmp_path) == [store.path]

@@ -70,7 +70,7 @@ async def closing(iterator: AsyncIterator[T]) -> AsyncGenerator[AsyncIterator[T]
         yield iterator
     finally:
         aclose = getattr(iterator, "aclose", None)
-        if aclose is not None:
+        if aclose is not None:  # a user's provider may return any iterator
             with anyio.move_on_after(5, shield=True):
                 await aclose()
 

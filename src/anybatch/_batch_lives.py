@@ -44,8 +44,7 @@ class Bell:
 
     async def wait(self) -> None:
         """Return at the next change."""
-        if self._event is None:
-            self._event = anyio.Event()
+        self._event = self._event or anyio.Event()
         await self._event.wait()
 
 
@@ -120,6 +119,7 @@ class BatchLives:
         self._listed = listed
         self._list_bell = Bell()
         self._purged = 0.0
+        self._closed = False
         self._ended: dict[str, Record] = {}
         if listed is not None:
             group.start_soon(self._keep_list, listed, name="anybatch list of live batches")
@@ -165,10 +165,24 @@ class BatchLives:
         return sum(r.size for r in records if r.state not in SAFE) // BYTES_PER_TOKEN
 
     async def wait_room(self) -> None:
-        """Return when `room()` is above 0, or unlimited."""
+        """Return when `room()` is above 0, or unlimited.
+
+        Raises:
+            ClosedResourceError: the handler is left meanwhile.
+        """
         await anyio.lowlevel.checkpoint()
         while self.room() == 0:
-            await self.bell.wait()
+            await self._change()
+
+    async def _change(self) -> None:
+        await self.bell.wait()
+        if self._closed:
+            raise anyio.ClosedResourceError
+
+    def close(self) -> None:
+        """Nobody looks any more: wake all who wait for a change."""
+        self._closed = True
+        self._ring()
 
     def start(self, record: Record) -> None:
         """Drive a batch from where it is, unless it is driven already, or done."""
@@ -194,8 +208,6 @@ class BatchLives:
     def _count(self, record: Record) -> None:
         self._figures.states[record.state] += 1
         self._figures.bytes_kept += record.size
-        if record.state is State.HELD:
-            self._figures.held.append(record.id)
         self._ring()
 
     async def _run(self, life: BatchLife) -> None:
@@ -204,6 +216,7 @@ class BatchLives:
         finally:
             del self.lives[life.record.id]
             self._ended[life.record.id] = life.record
+            life.cancel_noted.set()
             self._ring()
         if life.record.state is State.DONE:
             await self.purge()
@@ -261,10 +274,10 @@ class BatchLives:
         life = self.lives.get(batch_id)
         if life is None:
             if self.bell.rings == rings:
-                await self.bell.wait()
+                await self._change()
             return
         while self.lives.get(batch_id) is life and life.record.state not in SAFE:
-            await self.bell.wait()
+            await self._change()
 
     def waited_for(self) -> list[str]:
         """Batches with receipts that somebody holds, or whose function is still to be called."""

@@ -171,12 +171,11 @@ class BatchHandler(EnteredHandler):
         """
         life = self._entered().lives.get(batch_id)
         if life is None:
-            record = await self._known(batch_id)
-            if record.state is State.HELD:
+            if (await self._known(batch_id)).state is State.HELD:
                 raise ValueError(f"batch {batch_id!r} is held: decide it by resolve() first")
-            return
-        life.cancel()
-        await life.cancel_noted.wait()
+        else:
+            life.cancel()
+            await life.cancel_noted.wait()
 
     async def resolve(
         self, batch_id: str, *, platform_id: str | None = None, not_created: bool = False

@@ -153,6 +153,7 @@ class EnteredHandler(AsyncContextManagerMixin):
                     body = error
                 else:
                     await self._settled()
+                self._lives.close()
                 group.cancel_scope.cancel()
         except BaseExceptionGroup as crash:
             raise _crashed(crash, body)  # noqa: B904 - its cause is set
@@ -212,6 +213,8 @@ class EnteredHandler(AsyncContextManagerMixin):
     def _abandon(self) -> None:
         """Synchronous, so that nothing comes between: who waits learns that we stopped looking."""
         self._phase = "left"
+        if self._lives is not None:
+            self._lives.close()
         for batch_id in self._book.batches():
             for receipt in self._book.open_receipts(batch_id):
                 receipt.abandon(

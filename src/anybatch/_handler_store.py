@@ -88,7 +88,7 @@ class HandlerStore:
     ) -> tuple[Record | None, bool]:
         platform_id = self.bytes.platform_id(batch_id)
         answer, record = self.records.accept(self.foreign(batch_id, profile))
-        if record is None or answer is not Accepted.NEW:
+        if record is None or answer is not Accepted.NEW:  # pragma: no cover - somebody was faster
             return record, False
         if platform_id is not None:
             record = self.records.append(record, Event.CREATED, {"platform_id": platform_id})

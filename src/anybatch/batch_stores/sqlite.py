@@ -73,8 +73,7 @@ class SQLiteBatchStore:
     def open(self) -> str:
         """Keep a connection open until `close`; returns the store's uid."""
         with self._lock:
-            if self._connection is None:
-                self._connection = self._connect()
+            self._connection = self._connection or self._connect()
         return self.uid
 
     def close(self) -> None:
@@ -117,7 +116,8 @@ class SQLiteBatchStore:
                     yield db
                     db.execute("COMMIT")
                 except BaseException:
-                    if db.in_transaction:
+                    # A full disk ends the transaction by itself.
+                    if db.in_transaction:  # pragma: no branch
                         db.execute("ROLLBACK")
                     raise
             finally:

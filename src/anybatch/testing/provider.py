@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -218,17 +218,20 @@ class FakeProvider(Provider):
         await anyio.lowlevel.checkpoint()
         after = self._begin("results")
         if batch.output_file_id is not None:
-            for row in self._rows(self.batches[batch.id]):
+            for number, row in enumerate(self._rows(self.batches[batch.id])):
+                if number % 500 == 0:
+                    await anyio.lowlevel.checkpoint()
                 yield row
         # Here, so that a fault that is "done" tears the download off near its end.
         if after is not None:
             raise after
 
-    def _rows(self, batch: _Batch) -> list[bytes]:
-        lines = self._lines[batch.file_id][: self.answered]
-        requests = [orjson.loads(line) for line in lines]
-        kept = [request for request in requests if request["custom_id"] not in self.dropped]
-        return [*self.extra_rows, *map(self._row, kept)]
+    def _rows(self, batch: _Batch) -> Iterator[bytes]:
+        yield from self.extra_rows
+        for line in self._lines[batch.file_id][: self.answered]:
+            request = orjson.loads(line)
+            if request["custom_id"] not in self.dropped:
+                yield self._row(request)
 
     def _row(self, request: Mapping[str, Any]) -> bytes:
         custom_id = request["custom_id"]
