@@ -32,7 +32,8 @@ def install(session: nox.Session, *groups: str, extras: str = "cli,trio") -> Non
 def tests(session: nox.Session) -> None:
     """Run the suite on every Python there is, and measure branch coverage on the main one."""
     install(session, "test")
-    pytest = ["-m", "pytest", "--numprocesses=auto", "--dist=worksteal", *session.posargs]
+    pytest = ["-m", "pytest", "--numprocesses=auto", "--dist=worksteal", "-m", "not faults"]
+    pytest += session.posargs
     if session.python != MAIN:
         session.run("python", *pytest)
         return
@@ -68,6 +69,13 @@ def docs(session: nox.Session) -> None:
     """Build the documentation into ``docs/_build``; a warning is an error."""
     install(session, "docs")
     session.run("sphinx-build", "-EW", "--keep-going", "-b", "html", "docs", "docs/_build/html")
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Kill, cut off and restart in bulk: minutes; what it finds goes into the documentation."""
+    install(session, "test")
+    session.run("python", "-m", "pytest", "-m", "faults", "--timeout=900", *session.posargs)
 
 
 @nox.session

@@ -27,7 +27,7 @@ from ._exceptions import StorageDamaged as StorageDamaged
 from ._exceptions import StoreInUse as StoreInUse
 from ._exceptions import SubmitUncertain as SubmitUncertain
 from ._exceptions import UnknownBatch as UnknownBatch
-# HANDLER from ._handler import BatchHandler as BatchHandler
+from ._handler import BatchHandler as BatchHandler
 from ._models import Answer as Answer
 from ._models import DeadLetter as DeadLetter
 from ._models import DispatcherStatistics as DispatcherStatistics

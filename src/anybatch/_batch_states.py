@@ -213,10 +213,10 @@ def verdict(error: ProviderError) -> Verdict:
     """What a failed create means: whether it may go again, and whether anybody knows."""
     if isinstance(error, NotSent):
         return Verdict.AGAIN
+    if error.status in {401, 402, 403}:
+        return Verdict.ACCOUNT  # an upload's too: whoever waits learns of the wrong key now
     if not isinstance(error, Refused):
         return Verdict.UNKNOWN
-    if error.status in {401, 402, 403}:
-        return Verdict.ACCOUNT
     if error.status == 429 or error.transient:
         return Verdict.AGAIN
     return Verdict.REFUSED
