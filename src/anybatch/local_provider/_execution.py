@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 Request = dict[str, Any]
 
 
-async def execute(context: Context, batch_id: str, halted: Callable[[], bool]) -> None:
+async def execute(context: Context, batch_id: str, log: RowLog, halted: Callable[[], bool]) -> None:
     """Execute the rows that the log does not have yet, until all are done or the batch halts.
 
     Cancelled: rows that were answered are in the log, the others are as if never begun.
@@ -31,22 +31,22 @@ async def execute(context: Context, batch_id: str, halted: Callable[[], bool]) -
     Args:
         context: where the batch is.
         batch_id: which one.
+        log: its rows; flushed when this returns.
         halted: whether no further row shall begin; asked before each.
     """
-    execution = _Execution(context, batch_id, halted, context.store.row_log(batch_id))
+    execution = _Execution(context, batch_id, log, halted)
     try:
         await execution.run()
     finally:
         execution.save()
-        execution.log.close()
 
 
 @define(eq=False)
 class _Execution:
     context: Context
     batch_id: str
-    halted: Callable[[], bool]
     log: RowLog
+    halted: Callable[[], bool]
 
     @property
     def record(self) -> BatchRecord:

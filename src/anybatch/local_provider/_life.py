@@ -16,6 +16,7 @@ from attrs import define, field
 from ._context import Context
 from ._execution import execute
 from ._output import write_files
+from ._rows import RowLog
 from ._slices import Breather
 from .records import TERMINAL, BatchRecord, Counts, LineError, Status
 from .validation import Validator
@@ -56,13 +57,18 @@ class BatchLife:
 
     async def run(self) -> None:
         """Bring the batch to its end. Cancelled: it stays where it is, for the next life."""
-        while self.record.status not in TERMINAL:
-            if self.record.status == "validating":
-                await self._validate()
-            elif self.record.status == "in_progress":
-                await self._execute()
-            else:
-                await self._finalize()
+        log = self.context.store.row_log(self.batch_id)
+        try:
+            await log.recover()
+            while self.record.status not in TERMINAL:
+                if self.record.status == "validating":
+                    await self._validate()
+                elif self.record.status == "in_progress":
+                    await self._execute(log)
+                else:
+                    await self._finalize(log)
+        finally:
+            log.close()
 
     async def _validate(self) -> None:
         await self._pause("validating")
@@ -113,10 +119,10 @@ class BatchLife:
             if record.model == model and record.status not in TERMINAL
         )
 
-    async def _execute(self) -> None:
+    async def _execute(self, log: RowLog) -> None:
         await self._pause("in_progress")
         if not self.halted():
-            await execute(self.context, self.batch_id, self.halted)
+            await execute(self.context, self.batch_id, log, self.halted)
         fault, limit = self.record.fault, self.record.fault.row_limit()
         limited = limit is not None and self.record.counts.done >= limit
         if limited and fault.stuck_in == "in_progress":
@@ -128,12 +134,12 @@ class BatchLife:
         else:
             await self._move("finalizing", ending="completed")
 
-    async def _finalize(self) -> None:
+    async def _finalize(self, log: RowLog) -> None:
         if self.record.status == "cancelling":
             await anyio.sleep(self.context.delay)
         else:
             await self._pause("finalizing")
-        files = await write_files(self.context, self.batch_id)
+        files = await write_files(self.context, self.batch_id, log)
 
         def end(record: BatchRecord) -> BatchRecord:
             cancelled = record.status == "cancelling"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
+from math import gcd
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import orjson
@@ -28,28 +28,32 @@ _UNFINISHED = {
     ),
 }
 
+Lines = Iterator[bytes | None]
+"""Lines of a file, and None for each row that does not belong there: looking takes time too."""
 
-async def write_files(context: Context, batch_id: str) -> dict[str, Any]:
+
+async def write_files(context: Context, batch_id: str, log: RowLog) -> dict[str, Any]:
     """Write the files of a batch; again, after a kill in the middle: writes the same files.
+
+    Args:
+        context: where the batch is.
+        batch_id: which one.
+        log: its rows.
 
     Returns:
         What the batch's record says of them: ids (None for a file without lines), counts, usage.
     """
     record = context.store.batches[batch_id]
     ending = "cancelled" if record.status == "cancelling" else record.ending
-    log = context.store.row_log(batch_id)
-    try:
-        known = {"counts": log.counts(record.counts.total), "usage": log.usage}
-        if ending != "completed" and not record.fault.keep_rows:
-            return known
-        writer = _Writer(context, record, ending, log)
-        return {
-            **known,
-            "output_file_id": await writer.write("output"),
-            "error_file_id": await writer.write("error"),
-        }
-    finally:
-        log.close()
+    known = {"counts": log.counts(record.counts.total), "usage": log.usage}
+    if ending != "completed" and not record.fault.keep_rows:
+        return known
+    writer = _Writer(context, record, ending, log)
+    return {
+        **known,
+        "output_file_id": await writer.write("output"),
+        "error_file_id": await writer.write("error"),
+    }
 
 
 @define(eq=False)
@@ -81,46 +85,47 @@ class _Writer:
         await self.context.store.add_file(file, path)
         return file_id
 
-    async def _fill(self, path: Path, lines: Iterator[bytes]) -> int:
+    async def _fill(self, path: Path, lines: Lines) -> int:
         breather = Breather()
         with path.open("wb") as file:  # noqa: ASYNC230 - the page cache, a slice at a time
             for line in lines:
-                if file.tell():
-                    file.write(b"\n")
-                file.write(line)
+                if line is not None:
+                    file.write(b"\n" + line if file.tell() else line)
                 if breather.due():
                     await breather.breathe()
             if file.tell() and self.record.fault.final_newline:
                 file.write(b"\n")
             return file.tell()
 
-    def _output(self) -> Iterator[bytes]:
+    def _output(self) -> Lines:
         for position in self._order():
-            row = self.log.read(position)
-            if row.place in ("output", "twice"):
-                yield row.line
-            if row.place == "twice":
-                yield row.line
+            place = self.log.place(position)
+            line = self.log.read(position).line if place in ("output", "twice") else None
+            yield line
+            if place == "twice":
+                yield line
 
-    def _errors(self) -> Iterator[bytes]:
+    def _errors(self) -> Lines:
         for position in self._order():
-            row = self.log.read(position)
-            if row.place == "error":
-                yield row.line
+            is_here = self.log.place(position) == "error"
+            yield self.log.read(position).line if is_here else None
         if self.ending != "completed" and self.record.fault.list_rest:
             yield from self._unfinished()
 
-    def _order(self) -> list[int]:
-        """Return the order of the rows: another than they were executed in, the same each time."""
-        order = list(range(len(self.log)))
-        if self.context.shuffle:
-            Random(len(order)).shuffle(order)
-        return order
+    def _order(self) -> Iterator[int]:
+        """Yield the rows' positions: in another order than executed, the same each time."""
+        count = len(self.log)
+        step = _coprime_to(count) if self.context.shuffle else 1
+        begin = count // 2 if self.context.shuffle else 0
+        for position in range(count):
+            yield (begin + position * step) % count
 
-    def _unfinished(self) -> Iterator[bytes]:
+    def _unfinished(self) -> Lines:
         code, message = _UNFINISHED[self.ending]
         for index, line in enumerate(self.context.store.requests(self.record.id)):
-            if index in self.log.done or (custom_id := _custom_id(line)) is None:
+            custom_id = None if index in self.log.done else _custom_id(line)
+            if custom_id is None:
+                yield None
                 continue
             row = {
                 "id": f"batch_req_{self.record.id.removeprefix('batch_')[:16]}{index:08x}",
@@ -129,6 +134,14 @@ class _Writer:
                 "error": {"code": code, "message": message},
             }
             yield orjson.dumps(row)
+
+
+def _coprime_to(count: int) -> int:
+    """Return a step that visits each of `count` positions once, going around, far apart."""
+    step = int(count * 0.618) or 1
+    while gcd(step, count) != 1:
+        step += 1
+    return step
 
 
 def _custom_id(line: bytes) -> str | None:

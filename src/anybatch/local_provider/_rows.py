@@ -15,6 +15,7 @@ from typing import Literal
 import orjson
 from attrs import frozen
 
+from ._slices import Breather
 from .faults import RowKind
 from .records import Counts, Usage
 
@@ -86,24 +87,28 @@ class RowLog:
     def __init__(self, path: Path) -> None:
         self._file = path.open("a+b")
         self._offsets = array("Q")
+        self._places: list[Place] = []
+        self._end = 0
+        self._failed = 0
         self.done: set[int] = set()
         self.usage = Usage()
-        self._failed = 0
-        self._recover()
 
-    def _recover(self) -> None:
+    async def recover(self) -> None:
+        """Read what an earlier life left, and cut off a torn last line. Once, before all else."""
+        breather = Breather()
         self._file.seek(0)
-        end = 0
         for line in self._file:
             if not line.endswith(b"\n"):
                 break
-            self._note(Row.decoded(line), end)
-            end += len(line)
-        self._file.truncate(end)
-        self._end = end
+            self._note(Row.decoded(line), len(line))
+            if breather.due():
+                await breather.breathe()
+        self._file.truncate(self._end)
 
-    def _note(self, row: Row, offset: int) -> None:
-        self._offsets.append(offset)
+    def _note(self, row: Row, length: int) -> None:
+        self._offsets.append(self._end)
+        self._places.append(row.place)
+        self._end += length
         self.done.add(row.index)
         self.usage = self.usage.plus(*row.tokens)
         self._failed += row.place == "error"
@@ -112,8 +117,7 @@ class RowLog:
         """Append a row; it is safe from a kill after `flush`."""
         text = row.encoded()
         self._file.write(text)
-        self._note(row, self._end)
-        self._end += len(text)
+        self._note(row, len(text))
 
     def flush(self) -> None:
         """Hand what was appended to the operating system."""
@@ -125,6 +129,10 @@ class RowLog:
     def counts(self, total: int) -> Counts:
         """Return the batch's `request_counts`, `total` being the requests of its file."""
         return Counts(total=total, completed=len(self) - self._failed, failed=self._failed)
+
+    def place(self, position: int) -> Place:
+        """Return where the line of that row belongs."""
+        return self._places[position]
 
     def read(self, position: int) -> Row:
         """Return the row that was executed as the `position`-th, from 0."""

@@ -6,7 +6,7 @@ from time import perf_counter
 
 from anyio.lowlevel import checkpoint
 
-SLICE = 0.004
+SLICE = 0.003
 """Seconds of work between two checkpoints."""
 
 

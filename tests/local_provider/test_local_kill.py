@@ -1,0 +1,139 @@
+"""A local provider with a directory goes on after kill -9: nothing lost, no row executed twice."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from anyio.streams.text import TextReceiveStream
+
+from anybatch.local_provider import BatchFault, FaultPlan, LocalProvider, Statistics
+from tests.local_provider.client import Client, chats, client_of
+
+pytestmark = [pytest.mark.anyio, pytest.mark.real_time]
+
+PROGRAM = """
+import sys
+import anyio
+from anybatch.local_provider import EchoEngine, LocalProvider
+
+class Slow(EchoEngine):
+    concurrency = 3
+    async def respond(self, endpoint, body):
+        await anyio.sleep(0.002)
+        return await super().respond(endpoint, body)
+
+async def main():
+    async with LocalProvider(Slow(), directory=sys.argv[1], delay=0.02) as provider:
+        print(provider.base_url, flush=True)
+        await anyio.sleep_forever()
+
+anyio.run(main, backend=sys.argv[2])
+"""
+
+
+@asynccontextmanager
+async def server(directory: Path, backend: str) -> AsyncIterator[Client]:
+    command = [sys.executable, "-c", PROGRAM, str(directory), backend]
+    async with await anyio.open_process(command, stderr=None) as process:
+        assert process.stdout is not None
+        base_url = (await TextReceiveStream(process.stdout).receive()).strip()
+        async with Client(base_url=base_url, timeout=30) as client:
+            try:
+                yield client
+            finally:
+                process.kill()
+
+
+async def statistics(client: Client) -> Statistics:
+    answer = await client.get(client.base_url.join("/_anybatch/statistics"))
+    return Statistics.from_json(answer.json())
+
+
+async def done(client: Client, batch: dict[str, Any], status: str, rows: int) -> None:
+    """Wait until the batch is in this status, or past it, with so many rows done."""
+    order = ("validating", "in_progress", "finalizing", "completed")
+    with anyio.fail_after(30):
+        while True:  # another process has nothing to wait for but its answers
+            now = await client.retrieve(batch["id"])
+            reached = order.index(now["status"]) >= order.index(status)
+            if reached and now["request_counts"]["completed"] >= rows:
+                return
+            await anyio.sleep(0.002)
+
+
+async def test_killed_at_any_stage_it_executes_each_row_once(
+    tmp_path: Path, anyio_backend_name: str
+) -> None:
+    async with server(tmp_path, anyio_backend_name) as client:
+        batch = await client.batch(chats(300))
+    for status, rows in [("in_progress", 40), ("in_progress", 170), ("finalizing", 300)]:
+        async with server(tmp_path, anyio_backend_name) as client:
+            await done(client, batch, status, rows)
+    async with server(tmp_path, anyio_backend_name) as client:
+        batch = await client.until(batch["id"])
+        found = await client.output(batch)
+        counted = await statistics(client)
+    assert batch["status"] == "completed"
+    assert batch["request_counts"] == {"total": 300, "completed": 300, "failed": 0}
+    assert sorted(row["custom_id"] for row in found) == sorted(f"r{i}" for i in range(300))
+    assert counted.bought == {f"r{i}": 1 for i in range(300)}
+    assert counted.batches_created == counted.uploads == counted.calls["batches.create"] == 1
+
+
+async def test_what_was_deleted_or_cancelled_stays_so(tmp_path: Path) -> None:
+    async with LocalProvider(directory=tmp_path, delay=60) as provider, client_of(provider) as one:
+        batch = await one.batch(chats(2))
+        file = await one.upload(chats(1))
+        await one.delete(f"files/{file['id']}")
+        await one.post(f"batches/{batch['id']}/cancel")
+    async with LocalProvider(directory=tmp_path) as provider, client_of(provider) as two:
+        assert (await two.until(batch["id"]))["status"] == "cancelled"
+        assert (await two.get(f"files/{file['id']}")).status_code == 404
+        names = [one["filename"] for one in (await two.get("files")).json()["data"]]
+    assert names == [f"{batch['id']}_error.jsonl", "input.jsonl"]
+    assert provider.statistics().deletes == 1
+
+
+async def test_the_fault_of_a_batch_outlives_a_restart(tmp_path: Path) -> None:
+    plan = FaultPlan(batches=(BatchFault(expire_after=1),))
+    first = LocalProvider(directory=tmp_path, delay=60, faults=plan)
+    async with first, client_of(first) as client:
+        batch = await client.batch(chats(3))
+    async with LocalProvider(directory=tmp_path) as provider, client_of(provider) as client:
+        batch = await client.until(batch["id"])
+    assert batch["status"] == "expired"
+    assert batch["request_counts"]["completed"] == 1
+
+
+async def test_torn_last_lines_and_what_was_on_its_way_are_cleared_away(tmp_path: Path) -> None:
+    async with LocalProvider(directory=tmp_path, delay=60) as first, client_of(first) as client:
+        batch = await client.batch(chats(2))
+    (tmp_path / "incoming" / "file-x.part").write_bytes(b"half")
+    (tmp_path / "files" / "file-x.data").write_bytes(b"no record")
+    (tmp_path / "batches" / f"{batch['id']}.rows").write_bytes(b"0\to\t1\tabc")
+    with (tmp_path / "journal.jsonl").open("ab") as journal:
+        journal.write(b'{"route": "batches.cr')
+    async with LocalProvider(directory=tmp_path) as provider, client_of(provider) as client:
+        assert (await client.until(batch["id"]))["status"] == "completed"
+        statistics = provider.statistics()
+        await client.get("models")
+    assert statistics.bought == {"r0": 1, "r1": 1}
+    assert statistics.calls["batches.create"] == 1
+    assert list((tmp_path / "incoming").iterdir()) == []
+    assert not (tmp_path / "files" / "file-x.data").exists()
+    assert (tmp_path / "journal.jsonl").read_bytes().endswith(b"}\n")
+
+
+async def test_a_directory_has_one_provider_at_a_time(tmp_path: Path) -> None:
+    async with LocalProvider(directory=tmp_path):
+        with pytest.raises(RuntimeError, match="another local provider uses"):
+            async with LocalProvider(directory=tmp_path):
+                pass
+    async with LocalProvider(directory=tmp_path):
+        pass
