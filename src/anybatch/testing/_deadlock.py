@@ -34,12 +34,11 @@ def deadlock(reason: str, tasks: Iterable[tuple[str, list[FrameType]]]) -> Deadl
 
 def _place(frames: list[FrameType]) -> str:
     """Where a task waits: its innermost frame that does not belong to the event loop."""
-    if not frames:
-        return "not yet started"
     ours = [frame for frame in frames if not _is_plumbing(frame)]
-    innermost = (ours or frames)[-1]
-    code = innermost.f_code
-    return f"in {code.co_qualname} ({code.co_filename}:{innermost.f_lineno})"
+    for frame in (ours or frames)[-1:]:
+        code = frame.f_code
+        return f"in {code.co_qualname} ({code.co_filename}:{frame.f_lineno})"
+    return "in compiled code"
 
 
 def _is_plumbing(frame: FrameType) -> bool:

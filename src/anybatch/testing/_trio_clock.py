@@ -32,16 +32,17 @@ class ClockKeeper(trio.abc.Instrument):
     run crashes, with a `Deadlock` that names who waits.
     """
 
-    deadlock: Deadlock | None = None
-    """Why this run was given up, if it was."""
-
     def __init__(self, clock: MockClock) -> None:
         self._clock = clock
+        self._idle_since: float | None = None
+        self._real_since: float | None = None
+        self._cpu_limit = math.inf
+        self.deadlock: Deadlock | None = None
+        """Why the latest run was given up, if it was."""
 
     def before_run(self) -> None:
         self.deadlock = None
-        self._idle_since: float | None = None
-        self._real_since: float | None = None
+        self._idle_since = None
         self._cpu_limit = time.thread_time() + PATIENCE
         self._jump()
 
@@ -62,6 +63,7 @@ class ClockKeeper(trio.abc.Instrument):
             self._give_up(TOO_BUSY)
         elif self._real_since is not None:
             if time.perf_counter() - self._real_since > PATIENCE:
+                self._real_since = time.perf_counter()
                 self._give_up(TOO_LONG)
         elif self._idle_since is None:
             self._idle_since = time.perf_counter()
@@ -76,7 +78,8 @@ class ClockKeeper(trio.abc.Instrument):
     def _follow_real_time(self) -> None:
         self._real_since = time.perf_counter()
         self._clock.rate = 1.0
-        self._clock.autojump_threshold = math.inf
+        # Reached by a thread that never ends: it wakes the loop, which then gives up.
+        self._clock.autojump_threshold = PATIENCE
 
     def _watch_idleness(self, seconds: float) -> None:
         """Called in each turn of the loop without a task step since the one before."""
@@ -84,7 +87,7 @@ class ClockKeeper(trio.abc.Instrument):
         if statistics.tasks_runnable or statistics.seconds_to_next_deadline < math.inf:
             return
         has_sockets = _io_waits(statistics) > 1  # the one is Trio's own, for run_sync_soon
-        if seconds > (PATIENCE if has_sockets else GRACE):
+        if self.deadlock or seconds > (PATIENCE if has_sockets else GRACE):
             self._give_up(TOO_LONG if has_sockets else NOTHING_LEFT)
         else:
             time.sleep(0.001)  # autojump never blocks: without a pause it would spin

@@ -64,13 +64,11 @@ def virtual_trio() -> Backend:
 
 
 def all_backends() -> list[Backend]:
-    """Make one of each backend that this Python and these installed packages have."""
-    backends = [virtual_asyncio()]
-    if sys.version_info >= (3, 12):
-        backends.append(virtual_asyncio_eager())
-    if find_spec("trio"):
-        backends.append(virtual_trio())
-    return backends
+    """Make one of each backend that this Python and the installed packages have."""
+    factories = [virtual_asyncio]
+    factories += [virtual_asyncio_eager] * (sys.version_info >= (3, 12))
+    factories += [virtual_trio] * (find_spec("trio") is not None)
+    return [make() for make in factories]
 
 
 def backend_deadlock(backend: object) -> Deadlock | None:
