@@ -46,9 +46,9 @@ def _handler(handler: Any, position: int) -> Any:
 def _check_alike(handlers: Sequence[Any]) -> None:
     if len({id(h) for h in handlers}) < len(handlers):
         raise ValueError("the same handler stands twice in the sequence")
-    if len({type(h) for h in handlers}) > 1:
+    if any(type(handler) is not type(handlers[0]) for handler in handlers):
         raise ValueError("the handlers are not all ours or all langbatch's; do not mix them")
-    profiles = {h.provider.profile for h in handlers}
+    profiles: set[str] = {handler.provider.profile for handler in handlers}
     if len(profiles) > 1:
         raise ValueError(f"the handlers have different batch types: {', '.join(sorted(profiles))}")
 

@@ -207,7 +207,7 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
                     yield self
             finally:
                 life.admission.close_intake(anyio.ClosedResourceError)
-                await life.end()
+                await life.end()  # noqa: ASYNC102 - shielded in there, a lease at a time
 
     @asynccontextmanager
     async def _tasks_of(self, life: Life) -> AsyncGenerator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import anyio.lowlevel
 import attrs
@@ -80,7 +80,7 @@ def _check_length(results: object, count: int) -> None:
             f"the function returned {type(results).__name__}; return a sequence with one result "
             "for each request"
         )
-    length = len(cast("Sequence[Any]", results))
+    length = len(results)  # pyright: ignore[reportUnknownArgumentType]
     if length != count:
         raise ValueError(
             f"the function returned {length} results for {count} requests; return one for "

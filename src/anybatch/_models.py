@@ -36,7 +36,7 @@ class Answer(dict[str, Any]):
 
     def __init__(self, body: Mapping[str, Any], *, custom_id: str) -> None:
         super().__init__(body)
-        self.custom_id = custom_id
+        self.custom_id: str = custom_id
 
     @property
     def text(self) -> str:

@@ -95,10 +95,10 @@ class Receipt(Generic[AnswerT]):
     )
 
     def __init__(self, custom_id: str, element: Any, desk: Desk | None = None) -> None:
-        self.custom_id = custom_id
+        self.custom_id: str = custom_id
         self.element: Any = element
-        self.number = -1
-        self.time = 0.0
+        self.number: int = -1
+        self.time: float = 0.0
         self._desk = desk
         self._status: Status = "queued"
         self._outcome: AnswerT | Failure | _Open = _OPEN
@@ -212,7 +212,7 @@ class Receipt(Generic[AnswerT]):
 
 def as_receipt(record: object) -> Receipt[Any] | None:
     """A queue's record as the receipt of whoever submitted it, if it is one."""
-    return cast("Receipt[Any]", record) if isinstance(record, Receipt) else None
+    return record if isinstance(record, Receipt) else None  # pyright: ignore[reportUnknownVariableType]
 
 
 class ReceiptBook:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_type
 
 import pytest
-from typing_extensions import assert_type
 
-from anybatch import Answer, BatchDispatcher, BatchHandler, Receipt, RequestFailed
+from anybatch import Answer, BatchDispatcher, BatchHandler, RawRequest, Receipt, RequestFailed
 from anybatch.providers import OpenAI
 
 if TYPE_CHECKING:
@@ -25,10 +24,11 @@ async def test_a_function_types_requests_and_answers() -> None:
     async with BatchDispatcher(shout) as d:
         assert_type(d, BatchDispatcher[str, int])
         receipt = await d.submit("a")
-        assert_type(receipt, Receipt[int])
+        _ = assert_type(receipt, Receipt[int])
         assert_type(await receipt, int)
         assert_type(await d.ask("a"), int)
-        assert_type(d.submit_nowait("b"), Receipt[int])
+        taken = d.submit_nowait("b")
+        _ = assert_type(taken, Receipt[int])
         async for answer in d.process(["a"]):
             assert_type(answer, int | RequestFailed)
 
@@ -38,7 +38,7 @@ async def test_a_handler_types_answers() -> None:
     d = BatchDispatcher(handler, request_kwargs={"model": "m"})
     several = BatchDispatcher([handler])
     if TYPE_CHECKING:
-        assert_type(d, BatchDispatcher[Any, Answer])
-        assert_type(several, BatchDispatcher[Any, Answer])
+        assert_type(d, BatchDispatcher[Any | RawRequest, Answer])
+        assert_type(several, BatchDispatcher[Any | RawRequest, Answer])
         assert_type(await d.ask("hello"), Answer)
         assert_type(d.process(["a"]), Answers[Answer])

@@ -44,8 +44,8 @@ class Draft:
         self._lock = threading.Lock()
         descriptor, name = tempfile.mkstemp(prefix=".draft-", dir=directory)  # mode 0600
         self._descriptor = descriptor
-        self.path = Path(name)
-        self.size = 0
+        self.path: Path = Path(name)
+        self.size: int = 0
 
     def write(self, lines: Iterable[bytes]) -> None:
         """Append lines, each with its newline."""

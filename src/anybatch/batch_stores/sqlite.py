@@ -62,8 +62,8 @@ class SQLiteBatchStore:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.files = WriteOnceFiles(self.path.parent / "files")
+        self.path: Path = Path(path)
+        self.files: WriteOnceFiles = WriteOnceFiles(self.path.parent / "files")
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
 

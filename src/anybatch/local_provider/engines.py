@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from . import echo
 from .errors import ApiError, EngineUnavailable, missing
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/moderations")
 """What a batch, and a live call, can be for."""

@@ -51,7 +51,7 @@ class LlamaEngine:
         threads: int | None = None,
     ) -> None:
         _check_library()
-        self.model = _default_model() if model is None else Path(model)
+        self.model: Path = _default_model() if model is None else Path(model)
         if not self.model.is_file():
             raise EngineUnavailable(f"there is no model file {self.model}; name a GGUF file")
         self.concurrency = concurrency

@@ -44,7 +44,7 @@ class Store:
     def __init__(self, directory: Path, *, durable: bool) -> None:
         self.directory = directory
         self.durable = durable
-        self.ledger = Ledger()
+        self.ledger: Ledger = Ledger()
         self.files: dict[str, FileRecord] = {}
         self.batches: dict[str, BatchRecord] = {}
         self._file_number = 0

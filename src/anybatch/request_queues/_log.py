@@ -60,10 +60,10 @@ class IntervalLog:
 
     def __init__(self, uid: str) -> None:
         self.uid = uid
-        self.head = 0
-        self.queued = 0
-        self.size = 0
-        self.leased = 0
+        self.head: int = 0
+        self.queued: int = 0
+        self.size: int = 0
+        self.leased: int = 0
         self.intervals: dict[str, Interval] = {}
         self._records: list[Record | None] = []  # None: withdrawn, or cut
         self._base = 0  # the log number of _records[0]

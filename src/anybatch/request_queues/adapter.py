@@ -26,7 +26,7 @@ from ._outside import Outside, values_of
 from ._sightings import Sightings
 from .memory import Element, InMemoryRequestQueue
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 GIVE_BACK = 5.0  # seconds that giving back what is left over may take
 _UNBOUNDED = 2**62
@@ -53,12 +53,12 @@ class AdaptedQueue(LeasingQueue):
 
     def __init__(self, queue: RequestQueueLike, *, time_interval: float = 600) -> None:
         self.queue = queue
-        self.durable = bool(getattr(queue, "durable", False))  # type: ignore[misc]
+        self.durable: bool = bool(getattr(queue, "durable", False))  # type: ignore[misc]
         self.time_interval = time_interval
         self._outside = Outside(queue)
         self._inner = InMemoryRequestQueue()  # what was taken, its intervals, the dead letters
         self._log = self._inner.log
-        self.uid = self._inner.uid
+        self.uid: str = self._inner.uid
         self._seen_since = Sightings()
         self._looked_at = float("-inf")
         self._changed = anyio.Event()

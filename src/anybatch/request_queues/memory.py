@@ -76,9 +76,9 @@ class InMemoryRequestQueue(LeasingQueue):
     def __init__(self, *, max_pending: int = 1_000_000) -> None:
         if max_pending < 1:
             raise ValueError(f"max_pending is {max_pending}; give at least 1")
-        self.uid = secrets.token_hex(8)
+        self.uid: str = secrets.token_hex(8)
         self.max_pending = max_pending
-        self.log = IntervalLog(self.uid)  # the adapter decides upon it too
+        self.log: IntervalLog = IntervalLog(self.uid)  # the adapter decides upon it too
         # Until it is entered, threads add to it with no event loop to order them.
         self._lock = threading.RLock()
         self._line = Line(lambda: self.log.held, self._wake_watches, self._lock)

@@ -97,7 +97,7 @@ class FakeProvider(Provider):
         self.created: list[str] = []
         self.batches: dict[str, _Batch] = {}
         self.files: dict[str, str] = {}
-        self.hidden = 0
+        self.hidden: int = 0
         self.ending = "completed"
         self.answered: int | None = None
         self.errors: tuple[LineError, ...] = ()
