@@ -91,7 +91,7 @@ class RowLog:
         self._end = 0
         self._failed = 0
         self.done: set[int] = set()
-        self.usage = Usage()
+        self.usage: Usage = Usage()
 
     async def recover(self) -> None:
         """Read what an earlier life left, and cut off a torn last line. Once, before all else."""
