@@ -163,6 +163,7 @@ async def test_leaving_does_not_wait_for_a_client_that_has_stopped_reading() -> 
             stream = await anyio.connect_tcp("127.0.0.1", int(provider.url.rpartition(":")[2]))
             await stream.send(f"GET /v1/files/{file}/content HTTP/1.1\r\nhost: x\r\n\r\n".encode())
             assert (await stream.receive()).startswith(b"HTTP/1.1 200")
+            await anyio.sleep(0.3)  # until all buffers between the two are full
         await stream.aclose()
 
 

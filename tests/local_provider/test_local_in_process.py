@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import anyio
 import httpx2
+import orjson
 import pytest
 from anyio import to_thread
 from starlette.types import ASGIApp, Message
@@ -15,13 +18,14 @@ from anybatch.local_provider import (
     BatchFault,
     CallFault,
     ConnectionDropped,
+    EchoEngine,
     FaultPlan,
     InProcessTransport,
     LocalProvider,
     Settings,
     create_app,
 )
-from tests.local_provider.client import Client, chats, client_of
+from tests.local_provider.client import Client, chat, chats, client_of
 
 pytestmark = pytest.mark.anyio
 
@@ -154,3 +158,64 @@ async def test_it_is_entered_once_and_not_used_before() -> None:
     with pytest.raises(RuntimeError, match="entered before"):
         async with provider:
             pass
+
+
+class Slow(EchoEngine):
+    """Takes an hour for each answer."""
+
+    async def respond(self, endpoint: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        await anyio.sleep(HOUR)
+        return await super().respond(endpoint, body)
+
+
+async def test_a_cancel_lets_the_row_at_hand_end_and_begins_no_other() -> None:
+    async with (
+        LocalProvider(Slow(), port=None) as provider,
+        client_of(provider, transport=provider.transport) as client,
+    ):
+        batch = await client.batch(chats(10))
+        await anyio.sleep(2.5 * HOUR)
+        await client.post(f"batches/{batch['id']}/cancel")
+        assert (await client.retrieve(batch["id"]))["status"] == "cancelling"
+        await anyio.sleep(HOUR)
+        batch = await client.retrieve(batch["id"])
+    assert batch["status"] == "cancelled"
+    assert batch["request_counts"] == {"total": 10, "completed": 3, "failed": 0}
+
+
+async def test_a_batch_that_is_not_done_in_its_day_keeps_what_it_has() -> None:
+    async with (
+        LocalProvider(Slow(), port=None) as provider,
+        client_of(provider, transport=provider.transport) as client,
+    ):
+        batch = await client.batch(chats(30))
+        await anyio.sleep(26 * HOUR)
+        batch = await client.retrieve(batch["id"])
+        assert batch["status"] == "expired"
+        assert len(await client.errors(batch)) == 30 - len(await client.output(batch))
+    assert batch["request_counts"]["completed"] in (24, 25)
+
+
+async def test_a_batch_that_expires_unread_names_the_requests_that_can_be_read() -> None:
+    lines = [b"{", orjson.dumps(chat("a")), b"[]", b'{"body": {}}', b"", orjson.dumps(chat("b"))]
+    async with in_process(delay=25 * HOUR) as (_, client):
+        batch = await client.batch(b"\n".join(lines))
+        await anyio.sleep(50 * HOUR)
+        rest = await client.errors(await client.retrieve(batch["id"]))
+    assert [row["custom_id"] for row in rest] == ["a", "b"]
+
+
+async def test_leaving_by_cancellation_leaves_nothing_running() -> None:
+    with anyio.move_on_after(60) as scope:
+        async with in_process(delay=HOUR) as (_, client):
+            await client.batch(chats(1))
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+    assert anyio.current_time() < HOUR
+
+
+async def test_a_plan_can_come_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "faults.json"
+    path.write_text('{"calls": [{"route": "models.list", "status": 418}]}')
+    async with in_process(faults=FaultPlan.from_file(path)) as (_, client):
+        assert (await client.get("models")).status_code == 418

@@ -13,7 +13,7 @@ import pytest
 from anyio.streams.text import TextReceiveStream
 
 from anybatch.local_provider import BatchFault, FaultPlan, LocalProvider, Statistics
-from tests.local_provider.client import Client, chats, client_of
+from tests.local_provider.client import Client, chat, chats, client_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real_time]
 
@@ -137,3 +137,31 @@ async def test_a_directory_has_one_provider_at_a_time(tmp_path: Path) -> None:
                 pass
     async with LocalProvider(directory=tmp_path):
         pass
+
+
+async def test_rows_of_an_earlier_life_are_kept_and_not_executed_again(tmp_path: Path) -> None:
+    plan = FaultPlan(batches=(BatchFault(stuck_in="in_progress", stuck_after=4, nth=(1,)),))
+    first = LocalProvider(directory=tmp_path, faults=plan)
+    async with first, client_of(first) as client:
+        stuck, ended = await client.batch(chats(6)), await client.ended([chat("other")])
+        await done(client, stuck, "in_progress", 4)
+    async with LocalProvider(directory=tmp_path) as second, client_of(second) as client:
+        await client.post(f"batches/{stuck['id']}/cancel")
+        stuck = await client.until(stuck["id"])
+        found = await client.output(stuck)
+        assert await client.retrieve(ended["id"]) == ended
+    assert {row["custom_id"] for row in found} == {f"r{i}" for i in range(4)}
+    assert second.statistics().asked == {**{f"r{i}": 1 for i in range(4)}, "other": 1}
+    assert stuck["usage"]["output_tokens"] > 0
+
+
+async def test_where_there_are_no_hard_links_a_batch_has_a_copy_of_its_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError("not supported")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    async with LocalProvider(directory=tmp_path) as provider, client_of(provider) as client:
+        assert (await client.ended(chats(2)))["status"] == "completed"
+    assert list((tmp_path / "batches").glob("*.input")) == []

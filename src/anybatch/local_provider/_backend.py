@@ -79,7 +79,8 @@ class Backend(AsyncContextManagerMixin):
 
         store.keep_input(batch_id, input_file_id)
         record = await store.add_batch(make)
-        self._born[batch_id] = current_time()
+        if record.fault.hidden_for or record.fault.unlisted_for:
+            self._born[batch_id] = current_time()
         self._begin(batch_id)
         return record
 
@@ -91,8 +92,7 @@ class Backend(AsyncContextManagerMixin):
         """
         self.get(batch_id)
         record = await self.context.store.change(batch_id, _cancelling)
-        if (life := self._lives.get(batch_id)) is not None:
-            life.wake()
+        self._lives[batch_id].wake()  # it cannot end between that change and this line
         return record
 
     def get(self, batch_id: str) -> BatchRecord:
@@ -112,7 +112,7 @@ class Backend(AsyncContextManagerMixin):
         return [r for r in records if self._age(r.id) >= r.fault.unlisted_for]
 
     def _age(self, batch_id: str) -> float:
-        """Return how many seconds ago a batch was created; one of an earlier life is old."""
+        """Return how many seconds ago a batch was created that a fault hides; others are old."""
         born = self._born.get(batch_id)
         return float("inf") if born is None else current_time() - born
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-try:
-    import fcntl
-except ImportError:  # Windows has no flock; two providers in one directory go unnoticed there
-    fcntl = None  # type: ignore[assignment]
+# Windows has no flock: two providers in one directory go unnoticed there.
+_fcntl: Any = import_module("fcntl") if os.name == "posix" else None
 
 
 def write_safely(path: Path, data: bytes) -> None:
@@ -33,7 +32,7 @@ def adopt(temporary: Path, path: Path) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make the names in a directory as safe as the files; where that can be asked for."""
-    if os.name != "posix":
+    if os.name != "posix":  # pragma: no cover - Windows opens no directories
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -49,12 +48,11 @@ def lock(path: Path) -> IO[bytes]:
         RuntimeError: if another provider has it.
     """
     file = path.open("ab")
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise RuntimeError(
-                f"another local provider uses {path.parent}; end it, or name another directory"
-            ) from None
+    try:
+        _fcntl and _fcntl.flock(file, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise RuntimeError(
+            f"another local provider uses {path.parent}; end it, or name another directory"
+        ) from None
     return file

@@ -223,6 +223,5 @@ class _Content(Response):
 
 
 async def _until_gone(receive: Receive, scope: CancelScope) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await receive()  # the request has ended, so this is the disconnect
     scope.cancel()

@@ -25,15 +25,12 @@ class ApiError(Exception):
         param: str | None = None,
         type: str = "invalid_request_error",
     ) -> None:
-        super().__init__(status, message, code)
+        super().__init__(f"{status}: {message}")
         self.status = status
         self.message = message
         self.code = code
         self.param = param
         self.type = type
-
-    def __str__(self) -> str:
-        return f"{self.status}: {self.message}"
 
     def body(self) -> dict[str, Any]:
         """Return the JSON body that OpenAI sends with such a status."""

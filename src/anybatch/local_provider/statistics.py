@@ -68,25 +68,9 @@ class Ledger:
         self._bodies: Counter[str] = Counter()
         self._tokens = 0
 
-    def call(self, route: str) -> None:
-        """Count a call to a route."""
-        self._calls[route] += 1
-
-    def upload(self) -> None:
-        """Count a file taken in."""
-        self._events["uploads"] += 1
-
-    def delete(self) -> None:
-        """Count a file deleted."""
-        self._events["deletes"] += 1
-
     def create(self) -> None:
         """Count a batch accepted."""
         self._events["batches_created"] += 1
-
-    def live(self) -> None:
-        """Count a request answered outside of batches."""
-        self._events["live_requests"] += 1
 
     def row(self, row: Row) -> None:
         """Count an executed row."""
@@ -96,10 +80,10 @@ class Ledger:
             self._bodies[row.digest] += 1
             self._tokens += sum(row.tokens)
 
-    def replay(self, event: Mapping[str, Any]) -> None:
-        """Count what a journal of an earlier life of this provider says."""
+    def note(self, event: Mapping[str, Any]) -> None:
+        """Count a line of the journal: a call of a `route`, or an `event` of its name."""
         if "route" in event:
-            self.call(event["route"])
+            self._calls[event["route"]] += 1
         else:
             self._events[event["event"]] += 1
 

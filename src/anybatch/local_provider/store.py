@@ -109,13 +109,13 @@ class Store:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            self.ledger.replay(orjson.loads(line))
+            self.ledger.note(orjson.loads(line))
             end += len(line)
         file.truncate(end)
 
     def note(self, **event: Any) -> None:
         """Append to the journal: `route` and what else is known of a call, or an `event`."""
-        self.ledger.replay(event)
+        self.ledger.note(event)
         if self._journal is not None:
             self._journal.write(orjson.dumps({"time": time.time(), **event}) + b"\n")
             self._journal.flush()
