@@ -93,6 +93,14 @@ async def test_a_late_answer_is_a_read_timeout_after_virtual_seconds() -> None:
     assert provider.statistics().batches_created == 1
 
 
+async def test_an_answer_that_is_late_comes_whole() -> None:
+    plan = FaultPlan(calls=(CallFault("models.list", "late", seconds=20),))
+    async with in_process(faults=plan) as (_, client):
+        before = anyio.current_time()
+        assert (await client.get("models")).json()["object"] == "list"
+        assert anyio.current_time() - before == pytest.approx(20)
+
+
 async def test_a_synchronous_client_works_in_a_worker_thread() -> None:
     async with LocalProvider(port=None) as provider:
         transport = provider.transport

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import anyio
 import pytest
 from anyio.streams.text import TextReceiveStream
 
-from anybatch.local_provider import BatchFault, FaultPlan, LocalProvider, Statistics
+from anybatch.local_provider import BatchFault, EchoEngine, FaultPlan, LocalProvider, Statistics
 from tests.local_provider.client import Client, chat, chats, client_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real_time]
@@ -165,3 +165,28 @@ async def test_where_there_are_no_hard_links_a_batch_has_a_copy_of_its_input(
     async with LocalProvider(directory=tmp_path) as provider, client_of(provider) as client:
         assert (await client.ended(chats(2)))["status"] == "completed"
     assert list((tmp_path / "batches").glob("*.input")) == []
+
+
+class Halting(EchoEngine):
+    """Answers so many requests and then none."""
+
+    left = 2_500
+
+    async def respond(self, endpoint: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        if not self.left:
+            await anyio.sleep_forever()
+        self.left -= 1
+        return await super().respond(endpoint, body)
+
+
+async def test_a_batch_left_in_the_middle_goes_on_with_the_next_row(tmp_path: Path) -> None:
+    first = LocalProvider(Halting(), directory=tmp_path)
+    async with first, client_of(first) as client:
+        batch = await client.batch(chats(3_000))
+        while first.statistics().rows_billed < 2_500:
+            await anyio.sleep(0.01)
+    async with LocalProvider(directory=tmp_path) as second, client_of(second) as client:
+        batch = await client.until(batch["id"])
+        assert len(await client.output(batch)) == 3_000
+    assert batch["request_counts"] == {"total": 3_000, "completed": 3_000, "failed": 0}
+    assert second.statistics().bought == {f"r{i}": 1 for i in range(3_000)}

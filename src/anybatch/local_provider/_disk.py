@@ -49,7 +49,8 @@ def lock(path: Path) -> IO[bytes]:
     """
     file = path.open("ab")
     try:
-        _fcntl and _fcntl.flock(file, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
+        if _fcntl is not None:  # pragma: no branch - but on Windows
+            _fcntl.flock(file, _fcntl.LOCK_EX | _fcntl.LOCK_NB)
     except OSError:
         file.close()
         raise RuntimeError(

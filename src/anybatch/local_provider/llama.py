@@ -111,9 +111,10 @@ class LlamaEngine:
 
     async def _server(self, method: str) -> Any:
         async with self._loading:
-            if method not in self._servers:
-                self._servers[method] = await run_sync(self._load, method == "handle_embeddings")
-        return self._servers[method]
+            embedding = method == "handle_embeddings"
+            server = self._servers.get(method) or await run_sync(self._load, embedding)
+            self._servers[method] = server
+        return server
 
     def _load(self, embedding: bool) -> Any:
         library = import_module("xllamacpp")
