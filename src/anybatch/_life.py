@@ -122,6 +122,7 @@ class Life:
                 await self.queue.wait_passed(position)
             except FlushHeld as error:
                 logger.warning("%s", error)
+                await self._drain_beside_held()
             await self.leases.wait_empty()
         if scope.cancelled_caught:
             left = await self.queue.statistics()
@@ -130,6 +131,11 @@ class Life:
                 f"{left.requests_leased} leased; they are still in dispatcher.queue. Give a longer "
                 "drain_timeout, or look why the handler does not take them"
             )
+
+    async def _drain_beside_held(self) -> None:
+        """Held intervals stay; what is queued beside them is handed over all the same."""
+        while self.leases.open or (await self.queue.statistics()).requests_queued:
+            await self.leases.wait_change()
 
     async def finish_leased(self, seconds: float) -> None:
         """Cut nothing more; let what is leased be handed over, if it takes no longer."""

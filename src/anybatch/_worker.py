@@ -28,22 +28,31 @@ class Leases:
     batches_dispatched: int = 0
     failures: int = 0
     _backoffs: dict[str, Backoff] = attrs.field(factory=dict[str, Backoff])
-    _empty: anyio.Event | None = None
+    _changed: anyio.Event | None = None
 
     def take(self, lease: Lease) -> None:
         """Record a lease: before the next await, so that leaving finds it."""
         self.open[lease.id] = lease
+        self._ring()
 
-    def _closed(self, lease: Lease) -> None:
+    def forget(self, lease: Lease) -> None:
+        """The lease is over."""
         self.open.pop(lease.id, None)
-        if not self.open and self._empty is not None:
-            self._empty.set()
+        self._ring()
+
+    def _ring(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+
+    async def wait_change(self) -> None:
+        """Return when a lease was taken, or is over."""
+        self._changed = anyio.Event()
+        await self._changed.wait()
 
     async def wait_empty(self) -> None:
         """Return when no lease is open."""
         while self.open:
-            self._empty = anyio.Event()
-            await self._empty.wait()
+            await self.wait_change()
 
     async def ack(self, lease: Lease, batches: int) -> None:
         """All members were delivered."""
@@ -51,7 +60,7 @@ class Leases:
         self.requests_dispatched += lease.count
         self.batches_dispatched += batches
         self._backoffs.pop(lease.id, None)
-        self._closed(lease)
+        self.forget(lease)
 
     async def release_later(self, lease: Lease, error: Exception) -> None:
         """The delivery failed: the interval waits for its back-off, the same members again."""
@@ -80,7 +89,7 @@ class Leases:
         except Exception as error:  # noqa: BLE001 - leaving goes on; the lease expires
             logger.warning("lease %s could not be released; it will expire: %s", lease.id, error)
         finally:
-            self._closed(lease)
+            self.forget(lease)
 
 
 async def work(
@@ -109,7 +118,7 @@ async def _dispatch(lease: Lease, book: Leases, deliver: Callable[[Lease], Await
         await book.ack(lease, batches)
     except LeaseLost as error:
         logger.warning("batch %s: %s", lease.id, error)
-        book.open.pop(lease.id, None)
+        book.forget(lease)
     except DEFECTS:
         raise
     except Exception as error:  # noqa: BLE001 - storage or handler down: tried again, for ever
