@@ -2,11 +2,13 @@
 
 import asyncio
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, suppress
+from pathlib import Path
 
 import anyio
 import anyio.from_thread
@@ -277,6 +279,28 @@ def test_a_deadlock_seen_as_a_cancellation_can_still_be_told() -> None:
     assert backend_deadlock(backend) is not None
     run(lambda: anyio.sleep(1), backend)
     assert backend_deadlock(backend) is None
+
+
+def test_a_test_that_waits_for_ever_fails_even_if_it_expects_a_cancellation(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import anyio, pytest\n"
+        "pytestmark = pytest.mark.anyio\n"
+        "async def test_it():\n"
+        "    with pytest.raises(anyio.get_cancelled_exc_class()):\n"
+        "        await anyio.Event().wait()\n"
+    )
+    root = Path(__file__).parents[1]
+    options = ["-p", "tests.conftest", "-c", root / "pyproject.toml", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, tmp_path],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert f" {len(BACKEND_IDS)} failed" in done.stdout
+    assert done.stdout.count("in test_it (") == len(BACKEND_IDS)
 
 
 @pytest.mark.parametrize("other", ["trio", None, ("asyncio", {}), virtual_asyncio()])

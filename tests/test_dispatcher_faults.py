@@ -127,8 +127,7 @@ async def test_process_of_a_dispatcher_that_is_left_raises_that_its_requests_wer
     seen: list[Any] = []
 
     async def consume() -> None:
-        async for answer in d.process(range(5)):
-            seen.append(answer)
+        seen.extend([answer async for answer in d.process(range(5))])
 
     async with anyio.create_task_group() as tasks:
         with anyio.move_on_after(1):
