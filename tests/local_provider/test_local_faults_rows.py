@@ -154,19 +154,6 @@ async def test_a_stuck_batch_neither_ends_nor_expires_and_can_be_cancelled(statu
         assert (await client.until(batch["id"]))["status"] == "cancelled"
 
 
-async def test_a_batch_is_hidden_and_unlisted_for_a_while() -> None:
-    fault = {"hidden_for": 0.2, "unlisted_for": 0.5}
-    async with with_batch(**fault) as provider, client_of(provider) as client:
-        batch = await client.batch(chats(1))
-        assert (await client.get(f"batches/{batch['id']}")).status_code == 404
-        while (await client.get(f"batches/{batch['id']}")).status_code == 404:
-            pass
-        assert (await client.get("batches")).json()["data"] == []
-        while not (await client.get("batches")).json()["data"]:
-            pass
-        assert [one["id"] for one in provider.batches()] == [batch["id"]]
-
-
 async def test_files_may_lack_the_last_newline_ids_be_empty_and_counts_lie() -> None:
     counts = {"total": 1000, "completed": 1000, "failed": 0}
     fault = {"final_newline": False, "empty_ids": True, "counts": counts}

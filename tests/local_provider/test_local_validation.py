@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from anybatch.local_provider import Limits, LocalProvider
+from anybatch.local_provider import BatchFault, FaultPlan, Limits, LocalProvider
 from anybatch.local_provider.validation import MAX_ERRORS, Validator
 from tests.local_provider.client import Client, chat, chats, client_of, jsonl, request
 
@@ -132,12 +132,15 @@ async def test_a_batch_of_a_file_that_does_not_exist_is_created_and_fails(client
 
 async def test_too_many_enqueued_tokens_fail_a_batch_until_others_have_ended() -> None:
     limits = Limits(max_enqueued_tokens=100)
+    faults = FaultPlan(batches=(BatchFault(nth=(1,), stuck_in="in_progress"),))
     requests = [chat("a", "x" * 4 * 80)]
-    async with LocalProvider(limits=limits, delay=0.2) as provider, client_of(provider) as client:
+    provider = LocalProvider(limits=limits, faults=faults)
+    async with provider, client_of(provider) as client:
         first = await client.until((await client.batch(requests))["id"], "in_progress")
         second = await client.ended(requests)
         assert second["status"] == "failed"
         assert second["errors"]["data"][0]["code"] == "token_limit_exceeded"
+        await client.post(f"batches/{first['id']}/cancel")
         await client.until(first["id"])
         assert (await client.ended(requests))["status"] == "completed"
 
@@ -205,7 +208,7 @@ async def test_a_batch_that_has_ended_cannot_be_cancelled(client: Client) -> Non
 
 
 async def test_a_cancel_is_repeated_without_harm() -> None:
-    async with LocalProvider(delay=0.1) as provider, client_of(provider) as client:
+    async with LocalProvider(delay=2) as provider, client_of(provider) as client:
         batch = await client.batch(chats(1))
         answers = [(await client.post(f"batches/{batch['id']}/cancel")).json() for _ in "ab"]
         assert answers[0] == answers[1]
