@@ -281,7 +281,10 @@ def test_a_deadlock_seen_as_a_cancellation_can_still_be_told() -> None:
     assert backend_deadlock(backend) is None
 
 
-def test_a_test_that_waits_for_ever_fails_even_if_it_expects_a_cancellation(tmp_path: Path) -> None:
+def test_a_test_that_waits_for_ever_fails_even_where_it_expects_to_be_cancelled(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "conftest.py").write_text("from tests.conftest import *\n")
     (tmp_path / "test_it.py").write_text(
         "import anyio, pytest\n"
         "pytestmark = pytest.mark.anyio\n"
@@ -290,7 +293,7 @@ def test_a_test_that_waits_for_ever_fails_even_if_it_expects_a_cancellation(tmp_
         "        await anyio.Event().wait()\n"
     )
     root = Path(__file__).parents[1]
-    options = ["-p", "tests.conftest", "-c", root / "pyproject.toml", "-p", "no:cacheprovider"]
+    options = ["-c", root / "pyproject.toml", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, tmp_path],
         cwd=root,
@@ -299,8 +302,8 @@ def test_a_test_that_waits_for_ever_fails_even_if_it_expects_a_cancellation(tmp_
         timeout=100,
         check=False,
     )
-    assert f" {len(BACKEND_IDS)} failed" in done.stdout
-    assert done.stdout.count("in test_it (") == len(BACKEND_IDS)
+    assert f"== {len(BACKEND_IDS)} failed in " in done.stdout
+    assert "in test_it (" in done.stdout
 
 
 @pytest.mark.parametrize("other", ["trio", None, ("asyncio", {}), virtual_asyncio()])
