@@ -61,13 +61,16 @@ async def run_sync(
 
     The call is never abandoned to a cancel scope: a scope that is cancelled while the thread runs
     is obeyed at the next checkpoint, after the result is known. Only asyncio's own
-    ``task.cancel()`` (which is also the last act of `asyncio.run`) breaks through; the thread
-    then goes on to its end and stays counted. So ``func`` itself must record what it did.
+    `task.cancel()` (which is also the last act of `asyncio.run`) breaks through; the thread
+    then goes on to its end and stays counted. So `func` itself must record what it did.
 
-    :param func: a synchronous function
-    :param args: its positional arguments
-    :param limiter: bounds the calls that run at a time; default: `MAX_THREADS` of this event loop
-    :raises BaseException: whatever ``func`` raises
+    Args:
+        func: a synchronous function.
+        args: its positional arguments.
+        limiter: bounds the calls that run at a time; by default `MAX_THREADS` per event loop.
+
+    Raises:
+        BaseException: whatever `func` raises.
     """
     calls = _calls_of(_running_loop())
     call = _Call(lambda: func(*args), calls)
@@ -81,8 +84,11 @@ async def run_sync(
 def calls_in_flight(loop: object | None = None) -> int:
     """Return how many calls of `run_sync` have not ended: awaited by a task, or in a thread.
 
-    :param loop: an asyncio event loop or a Trio token; default: the one that is running here
-    :raises NoEventLoopError: if no event loop is given and none is running in this thread
+    Args:
+        loop: an asyncio event loop or a Trio token; by default the one that is running here.
+
+    Raises:
+        NoEventLoopError: no event loop is given, and none is running in this thread.
     """
     calls = _calls_of(_running_loop() if loop is None else loop)
     return len(calls.awaited | calls.running)

@@ -105,7 +105,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
     instead, as a thread takes real seconds, and a jump would let every time-out expire. Sockets do
     not hold it back: a test that talks to a real server belongs in real time.
 
-    :raises Deadlock: from the call that runs the loop, when it can never end
+    The call that runs the loop raises `Deadlock` where it can never end.
     """
 
     def __init__(self) -> None:
@@ -156,7 +156,8 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
 def eager_virtual_clock_loop() -> VirtualClockLoop:
     """Make a `VirtualClockLoop` whose tasks start at once, within the call that creates them.
 
-    :raises RuntimeError: before Python 3.12
+    Raises:
+        RuntimeError: before Python 3.12.
     """
     # Coverage is measured on one Python, which has only one of the two.
     if sys.version_info >= (3, 12):  # pragma: no cover

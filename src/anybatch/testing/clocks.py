@@ -53,7 +53,8 @@ def virtual_trio() -> Backend:
 
     The clock is Trio's own `trio.testing.MockClock`, driven by an instrument.
 
-    :raises ImportError: if Trio is not installed
+    Raises:
+        ImportError: Trio is not installed.
     """
     from trio.testing import MockClock
 
