@@ -398,7 +398,9 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             bound=self._max_pending,
             ordered=ordered,
         )
-        return Answers(conveyor, lambda: life.start_task(conveyor.feed, "process source"))
+        return Answers(
+            conveyor, lambda: life.start_task(conveyor.feed, conveyor.end, "process source")
+        )
 
     async def flush(self) -> None:
         """Return when all that the queue had accepted at the call is handed over.

@@ -57,18 +57,27 @@ class Life:
 
     # Tasks
 
-    def start_task(self, visit: Callable[[], Awaitable[None]], name: str) -> None:
-        """Run a caller's business in our task group, until it ends or the dispatcher is left."""
+    def start_task(
+        self, visit: Callable[[], Awaitable[None]], ended: Callable[[], None], name: str
+    ) -> None:
+        """Run a caller's business in our task group, until it ends or the dispatcher is left.
+
+        Args:
+            visit: the business.
+            ended: called at its end in any case, even where it never began.
+            name: the task's.
+        """
         if self._tasks is None or self.admission.closed is not None:
             raise self.admission.closed_error()
-        self._tasks.start_soon(self._visit, visit, name=f"anybatch {name}")
+        self._tasks.start_soon(self._visit, visit, ended, name=f"anybatch {name}")
 
-    async def _visit(self, visit: Callable[[], Awaitable[None]]) -> None:
-        with (
-            suppress(anyio.ClosedResourceError, anyio.BrokenResourceError),
-            self.admission.until_left(),
-        ):
-            await visit()
+    async def _visit(self, visit: Callable[[], Awaitable[None]], ended: Callable[[], None]) -> None:
+        left = (anyio.ClosedResourceError, anyio.BrokenResourceError)
+        try:
+            with suppress(*left), self.admission.until_left():
+                await visit()
+        finally:
+            ended()
 
     def start(self, tasks: TaskGroup) -> None:
         """Start the watcher and the workers."""

@@ -55,13 +55,14 @@ class Conveyor(Generic[RequestT, AnswerT]):
     async def feed(self) -> None:
         """Take from the source until it ends; runs as a task of the dispatcher."""
         self._loop = anyio.lowlevel.current_token()
-        try:
-            with self._scope:
-                await self._feed()
-        finally:
-            self._loop = None
-            self._ended = True
-            self._changed.set()
+        with self._scope:
+            await self._feed()
+
+    def end(self) -> None:
+        """Nothing more is taken from the source: the consumer gets what is under way, then ends."""
+        self._loop = None
+        self._ended = True
+        self._changed.set()
 
     async def _feed(self) -> None:
         try:
