@@ -116,6 +116,7 @@ async def test_torn_last_lines_and_what_was_on_its_way_are_cleared_away(tmp_path
         batch = await client.batch(chats(2))
     (tmp_path / "incoming" / "file-x.part").write_bytes(b"half")
     (tmp_path / "files" / "file-x.data").write_bytes(b"no record")
+    (tmp_path / "batches" / "batch_x.input").write_bytes(b"no record")
     (tmp_path / "batches" / f"{batch['id']}.rows").write_bytes(b"0\to\t1\tabc")
     with (tmp_path / "journal.jsonl").open("ab") as journal:
         journal.write(b'{"route": "batches.cr')
@@ -127,6 +128,7 @@ async def test_torn_last_lines_and_what_was_on_its_way_are_cleared_away(tmp_path
     assert statistics.calls["batches.create"] == 1
     assert list((tmp_path / "incoming").iterdir()) == []
     assert not (tmp_path / "files" / "file-x.data").exists()
+    assert list((tmp_path / "batches").glob("*.input")) == []
     assert (tmp_path / "journal.jsonl").read_bytes().endswith(b"}\n")
 
 

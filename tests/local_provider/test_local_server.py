@@ -98,6 +98,11 @@ async def test_a_call_that_comes_after_the_end_is_not_served() -> None:
     assert sent == [{"type": "http.response.start", "status": 100, "headers": []}]
 
 
+def test_public_names_are_shown_under_the_package() -> None:
+    assert repr(LocalProvider) == "<class 'anybatch.local_provider.LocalProvider'>"
+    assert serve.__module__ == "anybatch.local_provider"
+
+
 def test_the_port_is_bound_before_anything_is_served() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

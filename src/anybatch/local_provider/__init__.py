@@ -28,3 +28,23 @@ from .server import serve as serve
 from .statistics import Statistics as Statistics
 from .transport import InProcessTransport as InProcessTransport
 from .validation import Limits as Limits
+
+# Users see `anybatch.local_provider.LocalProvider`, not the module it happens to be written in. The
+# structs of a fault plan stay where they are: msgspec reads their annotations in their own module.
+for _value in (
+    ApiError,
+    ConnectionDropped,
+    EchoEngine,
+    Engine,
+    EngineUnavailable,
+    InProcessTransport,
+    Limits,
+    LocalProvider,
+    Settings,
+    Statistics,
+    body_digest,
+    choose_engine,
+    create_app,
+    serve,
+):
+    _value.__module__ = __name__

@@ -103,8 +103,7 @@ class BatchLife:
             line, message = fault.fail_line, fault.fail_message
             return [LineError(code=fault.fail_code, message=message, line=line)]
         limit = self.context.limits.max_enqueued_tokens
-        used = self._tokens_enqueued(verdict.model) + verdict.tokens
-        if limit is None or used <= limit:
+        if limit is None or self._tokens_enqueued(verdict.model) + verdict.tokens <= limit:
             return []
         message = (
             f"Enqueued token limit reached for {verdict.model}. Limit: {limit} enqueued tokens."

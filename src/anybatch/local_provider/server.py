@@ -72,13 +72,15 @@ class LocalProvider(AsyncContextManagerMixin):
         )
         self._host = host
         self._port = port
+        self._used = False
         self._backend: Backend | None = None
         self._app: ASGIApp | None = None
 
     @asynccontextmanager
     async def __asynccontextmanager__(self) -> AsyncGenerator[LocalProvider]:
-        if self._backend is not None:
+        if self._used:
             raise RuntimeError("this LocalProvider was entered before; make another one")
+        self._used = True  # before the first await: two tasks may come at a time
         async with open_backend(self._settings) as self._backend:
             self._app = build_app(self._backend, self._settings.api_key)
             if self._port is None:

@@ -81,9 +81,11 @@ class Store:
     def _clean(self) -> None:
         for path in (self.directory / "incoming").iterdir():
             path.unlink()
-        for path in (self.directory / "files").glob("*.data"):
-            if not path.with_suffix(".json").exists():
-                path.unlink()
+        # Bytes come first, and their record last: without one they were never seen.
+        for pattern in ("files/*.data", "batches/*.input"):
+            for path in self.directory.glob(pattern):
+                if not path.with_suffix(".json").exists():
+                    path.unlink()
 
     def _load(self) -> None:
         files = [_read(path, FileRecord) for path in (self.directory / "files").glob("*.json")]
