@@ -124,7 +124,7 @@ async def beside(
     tasks = [Task(function) for function in functions]
     async with anyio.create_task_group() as group:
         for task in tasks:
-            group.start_soon(task.run, name="queue contract")
+            group.start_soon(task.run, name="queue contract")  # noqa: ASYNC113 - it may begin at any time: what is asked waits for it
             await anyio.sleep(MOMENT)
         yield tasks
         group.cancel_scope.cancel()
