@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import anyio
 import pytest
 
-from anybatch import BatchDispatcher, BatchHandler, DispatcherCrashed, RequestFailed
+from anybatch import (
+    BatchDispatcher,
+    BatchHandler,
+    DispatcherCrashed,
+    RequestFailed,
+    RequestRejected,
+)
 from anybatch._dispatcher import _crash
 from anybatch._models import Accepted, CutReason, Limits, Terms
 from anybatch._watcher import Cutter, Waiters
@@ -61,7 +68,8 @@ async def test_process_that_begins_as_the_dispatcher_is_left_ends() -> None:
     ended = anyio.Event()
 
     async def consume() -> None:
-        assert [a async for a in answers] == []
+        with pytest.raises(anyio.ClosedResourceError):
+            await anext(answers)
         ended.set()
 
     with anyio.fail_after(5):
@@ -209,3 +217,106 @@ async def test_the_local_provider_serves_as_a_task() -> None:
         provider: LocalProvider = await tasks.start(serve)
         assert provider.base_url.endswith("/v1")
         tasks.cancel_scope.cancel()
+
+
+async def test_process_says_so_when_the_dispatcher_is_left_before_the_sources_end() -> None:
+    async def source() -> Any:
+        for n in range(1_000):
+            yield n
+            await anyio.sleep(1)
+
+    seen: list[int] = []
+
+    async def consume() -> None:
+        with pytest.raises(anyio.ClosedResourceError):
+            async for answer in d.process(source()):
+                seen.append(answer)  # noqa: PERF401
+
+    async with anyio.create_task_group() as tasks:
+        async with BatchDispatcher(Doubler()) as d:
+            tasks.start_soon(consume)
+            await anyio.sleep(5.5)
+    assert seen == [0, 2, 4, 6, 8, 10]
+
+
+async def test_the_same_id_is_rejected_while_another_stands_in_line_or_is_in_the_function() -> None:
+    double = Doubler()
+    double.gate = anyio.Event()
+    async with BatchDispatcher(double, queue_threshold=1, max_pending=1) as d:
+        await d.submit(1, custom_id="leased")
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(lambda: d.submit(2, custom_id="waits"))
+            await double.started.wait()
+            await anyio.wait_all_tasks_blocked()
+            for name in ("leased", "waits"):
+                with pytest.raises(RequestRejected, match=f"'{name}' is in use"):
+                    await d.submit(3, custom_id=name)
+            double.gate.set()
+        assert await d.ask(4, custom_id="leased") == 8
+
+
+async def test_leaving_abandons_no_receipt_of_another_dispatcher_on_the_same_queue() -> None:
+    queue = InMemoryRequestQueue()
+    async with BatchDispatcher(Doubler(), queue, time_threshold=50) as stays:
+        receipt = await stays.submit(1)
+        async with BatchDispatcher(Doubler(), queue, time_threshold=1e6, on_exit="leave"):
+            pass
+        assert receipt.status == "queued"
+        assert await receipt == 2
+
+
+async def test_one_waiter_that_gives_up_does_not_forget_the_others() -> None:
+    async with BatchDispatcher(Doubler(), time_threshold=7_200, idle_threshold=5) as d:
+        receipt = await d.submit(1)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(receipt.wait)
+            await anyio.wait_all_tasks_blocked()
+            with anyio.move_on_after(1):
+                await receipt
+            with anyio.fail_after(10):
+                await receipt
+
+
+async def test_what_a_function_answered_is_delivered_whole_even_when_cancelled() -> None:
+    d: BatchDispatcher[int, int]
+
+    async def function(requests: list[int]) -> list[int]:
+        scope.cancel()
+        return requests
+
+    with anyio.CancelScope() as scope:
+        async with BatchDispatcher(function, queue_threshold=5_000) as d:
+            receipts = await d.submit_many(range(5_000))
+            await anyio.sleep_forever()
+    assert {receipt.status for receipt in receipts} <= {"done", "abandoned"}
+    assert len({receipt.status for receipt in receipts}) == 1
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})], ids=["asyncio"])
+async def test_a_function_whose_own_future_was_cancelled_fails_its_call_and_nothing_else(
+    anyio_backend: Any,
+) -> None:
+    async def awaits_a_corpse(requests: list[int]) -> list[int]:
+        if requests == [1]:
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            future.cancel()
+            await future
+        return requests
+
+    async with BatchDispatcher(awaits_a_corpse) as d:
+        with pytest.raises(RequestFailed, match="awaited something that was cancelled"):
+            await d.ask(1)
+        assert await d.ask(2) == 2
+
+
+async def test_receipts_are_settled_even_where_releasing_is_broken_off() -> None:
+    class Broken(InMemoryRequestQueue):
+        async def release(self, lease: Any, delay: float = 0.0) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        async with BatchDispatcher(Doubler(takes=1e6), Broken()) as d:
+            receipt = await d.submit(1)
+            await anyio.sleep(1)
+            raise ValueError
+    assert receipt.settled

@@ -25,11 +25,20 @@ class Admission:
         intake: checks and encodes them.
         waiters: told when a request comes, and who waits for one.
         max_pending: requests queued or leased, above which submitters stand in line.
+        until_settled: whether requests are the dispatcher's until they have their answer (a
+            function's), not just until a handler has accepted them.
     """
 
     def __init__(
-        self, queue: LeasingQueue, intake: Intake, waiters: Waiters, max_pending: int
+        self,
+        queue: LeasingQueue,
+        intake: Intake,
+        waiters: Waiters,
+        max_pending: int,
+        *,
+        until_settled: bool,
     ) -> None:
+        self._until_settled = until_settled
         self.queue = queue
         # The queue whose records are the receipts: no task switch between check and append.
         self.memory = queue if isinstance(queue, InMemoryRequestQueue) else None
@@ -79,12 +88,18 @@ class Admission:
     async def admit(self, receipts: Sequence[Receipt[Any]], given: Sequence[Receipt[Any]]) -> None:
         """Append all requests in one step, when it is their turn and there is room."""
         self.submitters_waiting += 1
+        named = {receipt.custom_id: receipt for receipt in given}
+        self._given.update(named)  # at once: who comes while we wait must not take the same
         try:
             with self.until_left():
                 if self.memory is not None:
                     await self.memory.add_records(receipts, bound=self.max_pending)
                 else:
                     await self._admit_elsewhere(receipts)
+        except BaseException:
+            for custom_id in named:
+                self._given.pop(custom_id, None)
+            raise
         finally:
             self.submitters_waiting -= 1
         self._admitted(receipts, given)
@@ -110,12 +125,18 @@ class Admission:
         seen: set[str] = set()
         for receipt in given:
             known = self._given.get(receipt.custom_id)
-            if receipt.custom_id in seen or (known is not None and known.status == "queued"):
+            if receipt.custom_id in seen or (known is not None and self._is_here(known)):
                 raise RequestRejected(
                     f"custom_id {receipt.custom_id!r} is in use by a request that is not handed "
                     "over yet; give each request its own"
                 )
             seen.add(receipt.custom_id)
+
+    def _is_here(self, receipt: Receipt[Any]) -> bool:
+        """Whether the request is still queued or leased here."""
+        if self._until_settled:
+            return not receipt.settled
+        return receipt.status == "queued"
 
     def find_receipt(self, custom_id: str) -> Receipt[Any] | None:
         """The receipt of a request whose record is elsewhere."""
@@ -170,7 +191,7 @@ class Admission:
     def forget_dispatched(self) -> None:
         """Forget the ids of requests that are queued or leased no more."""
         for book in (self._given, self._elsewhere):
-            for custom_id in [i for i, r in book.items() if r.status != "queued"]:
+            for custom_id in [i for i, r in book.items() if not self._is_here(r)]:
                 del book[custom_id]
 
     def abandon_all(self) -> None:
@@ -178,7 +199,8 @@ class Admission:
         stays = list(self._elsewhere.values())
         if self.memory is not None:
             stays += [r for r in map(as_receipt, self.memory.records()) if r is not None]
-        for receipt in stays:
+        # Another dispatcher's on the same queue are not ours, nor are those a handler has accepted.
+        for receipt in (r for r in stays if r.desk is self and self._is_here(r)):
             receipt.abandon(
                 f"the dispatcher was left before request {receipt.custom_id} was handed over; it "
                 "stays in the queue: do not submit it again"

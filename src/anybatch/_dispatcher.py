@@ -259,7 +259,13 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             delivery = HandOver(self._queue, intake, handlers, limits, self._find_receipt)
         return Life(
             self._queue,
-            Admission(self._queue, intake, waiters, self._max_pending),
+            Admission(
+                self._queue,
+                intake,
+                waiters,
+                self._max_pending,
+                until_settled=self._function is not None,
+            ),
             delivery,
             lambda: terms,
             workers=self._workers,
@@ -395,6 +401,7 @@ class BatchDispatcher(AsyncContextManagerMixin, Generic[RequestT, AnswerT]):
             requests,
             self.submit,
             life.flush_soon,
+            left=life.admission.closed_error,
             bound=self._max_pending,
             ordered=ordered,
         )

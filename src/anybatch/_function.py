@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import anyio
 import anyio.lowlevel
 import attrs
 
@@ -40,6 +42,13 @@ class FunctionDelivery:
         try:
             results = await self.function(requests)
             _check_length(results, len(requests))
+        except anyio.get_cancelled_exc_class() as cancelled:
+            if _is_cancelled():
+                raise
+            # It awaited something of its own that was cancelled: not us.
+            error = RuntimeError("the function awaited something that was cancelled")
+            error.__cause__ = cancelled
+            results = [error] * len(requests)
         except Exception as error:
             logger.debug("the function failed for batch %s", lease.id, exc_info=True)
             results = [error] * len(requests)
@@ -54,7 +63,8 @@ class FunctionDelivery:
             elif isinstance(result, Exception):
                 await self.queue.bury(lease, member.number, _words(result))
             if index % SLICE == 0:
-                await anyio.lowlevel.checkpoint()
+                # The answers are there: a cancellation has to wait until all are delivered.
+                await anyio.lowlevel.cancel_shielded_checkpoint()
 
 
 def _request(member: Member) -> Any:
@@ -68,6 +78,18 @@ def _settle_receipt(receipt: Receipt[Any], result: Any) -> None:
         receipt.fail(Failure(RequestFailed, str(result), type(result).__name__, result))
     else:
         receipt.answer(result)
+
+
+def _is_cancelled() -> bool:
+    """Whether it is this very task that is being cancelled, by a scope or natively."""
+    if anyio.current_effective_deadline() == float("-inf"):
+        return True
+    # Only asyncio lets a cancellation out of something that was merely awaited.
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or not hasattr(anyio.lowlevel.current_token().native_token, "call_soon"):
+        return True
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _words(error: Exception) -> str:

@@ -154,10 +154,12 @@ class Life:
 
     async def end(self) -> None:
         """Release what is leased and settle the receipts of what stays; the tasks are gone."""
-        await self.leases.release_all()
-        self.admission.abandon_all()
+        try:
+            await self.leases.release_all()
+        finally:  # even where a native cancellation breaks the shield
+            self.admission.abandon_all()
         memory = self.admission.memory
-        if memory is not None and (kept := memory.snapshot().requests_queued):
+        if memory is not None and (kept := memory.log.held):
             logger.warning(
                 "%d requests stay in the queue in memory; they are lost with this process unless a "
                 "dispatcher takes up the queue again",

@@ -24,6 +24,7 @@ class Conveyor(Generic[RequestT, AnswerT]):
         submit: takes one, and returns its receipt.
         flush: makes all that was submitted due; called when the source ends, and when no more may
             be under way.
+        left: what to raise where the dispatcher was left before the source's end.
         bound: requests submitted and not yet taken by the consumer.
         ordered: whether answers keep the source's order.
     """
@@ -34,9 +35,11 @@ class Conveyor(Generic[RequestT, AnswerT]):
         submit: Callable[[RequestT], Awaitable[Receipt[AnswerT]]],
         flush: Callable[[], Awaitable[None]],
         *,
+        left: Callable[[], Exception],
         bound: int,
         ordered: bool,
     ) -> None:
+        self._left = left
         self._source = source
         self._submit = submit
         self._flush = flush
@@ -48,6 +51,8 @@ class Conveyor(Generic[RequestT, AnswerT]):
         self._queue: deque[Receipt[AnswerT]] = deque()
         self._changed = anyio.Event()
         self._loop: anyio.lowlevel.EventLoopToken | None = None  # while it takes from the source
+        self._complete = False  # the source has ended, or has raised
+        self._stopped = False
         self._ended = False
         self._error: BaseException | None = None
         self._lost: ReceiptError | None = None
@@ -60,6 +65,8 @@ class Conveyor(Generic[RequestT, AnswerT]):
 
     def end(self) -> None:
         """Nothing more is taken from the source: the consumer gets what is under way, then ends."""
+        if not self._complete and not self._stopped:
+            self._error = self._left()
         self._loop = None
         self._ended = True
         self._changed.set()
@@ -75,6 +82,7 @@ class Conveyor(Generic[RequestT, AnswerT]):
         except Exception as error:  # noqa: BLE001 - the consumer is who has to know
             # What was submitted stays submitted: its answers come first, then this is raised.
             self._error = error
+        self._complete = True
         await self._flush()
 
     async def _take(self, request: RequestT) -> None:
@@ -126,6 +134,7 @@ class Conveyor(Generic[RequestT, AnswerT]):
 
     def stop(self) -> None:
         """Take no more from the source; what was submitted stays submitted."""
+        self._stopped = True
         if self._loop is not None:
             self._scope.cancel()
 
@@ -135,6 +144,7 @@ class Conveyor(Generic[RequestT, AnswerT]):
             here = anyio.lowlevel.current_token()
         except RuntimeError:
             return
+        self._stopped = True
         if here == self._loop:
             self._scope.cancel()
 

@@ -135,7 +135,7 @@ class Receipt(Generic[AnswerT]):
         if event is None:
             event = self._event = anyio.Event()
         desk = self._desk
-        if desk is None:
+        if desk is None or self._status != "queued":
             await event.wait()
             return
         desk.waiting(self)
@@ -169,6 +169,11 @@ class Receipt(Generic[AnswerT]):
         self.fail(Failure(RequestCancelled, "the request was taken back", "cancelled"), "cancelled")
         return True
 
+    @property
+    def desk(self) -> Desk | None:
+        """Where it was submitted, until it is settled."""
+        return self._desk
+
     # Below: for whoever holds the request (dispatcher, then handler), not for the submitter.
 
     def subscribe(self, subscriber: Callable[[Receipt[AnswerT]], None]) -> None:
@@ -180,7 +185,6 @@ class Receipt(Generic[AnswerT]):
 
     def dispatched(self) -> None:
         """The handler has it. The line stays until the queue forgets it: it may be read again."""
-        self._desk = None
         if self._outcome is _OPEN:
             self._status = "dispatched"
 

@@ -33,7 +33,7 @@ class Waiters:
         self.idle_threshold = idle_threshold
         self.last_submit = -_NEVER
         self._last_cut = -_NEVER
-        self._waited: dict[int, Receipt[Any]] = {}
+        self._waited: dict[int, tuple[Receipt[Any], int]] = {}  # and how many tasks wait for it
         slowest = min(idle_threshold or _NEVER, age or _NEVER)
         self._warns = slowest > IDLE_PAUSE
         self._age = age
@@ -43,19 +43,22 @@ class Waiters:
     def waiting(self, receipt: Receipt[Any]) -> None:
         """A task waits for a queued receipt."""
         first = not self._waited
-        self._waited[id(receipt)] = receipt
+        count = self._waited.get(id(receipt), (receipt, 0))[1]
+        self._waited[id(receipt)] = (receipt, count + 1)
         if self._warns:
             self._warn(receipt)
         if first and self.idle_threshold is not None:
             self.changed()
 
     def not_waiting(self, receipt: Receipt[Any]) -> None:
-        """The last task that waited for it waits no more (another's wait counts as one)."""
-        self._waited.pop(id(receipt), None)
+        """One of the tasks that waited for it waits no more."""
+        count = self._waited.pop(id(receipt), (receipt, 0))[1]
+        if count > 1:
+            self._waited[id(receipt)] = (receipt, count - 1)
 
     def leased(self, lease: Lease) -> None:
         """These requests have left the queue."""
-        for key, receipt in list(self._waited.items()):
+        for key, (receipt, _) in list(self._waited.items()):
             if lease.start <= receipt.number < lease.stop or receipt.status != "queued":
                 del self._waited[key]
 
