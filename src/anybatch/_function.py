@@ -42,7 +42,7 @@ class FunctionDelivery:
         try:
             results = await self.function(requests)
             _check_length(results, len(requests))
-        except anyio.get_cancelled_exc_class() as cancelled:
+        except anyio.get_cancelled_exc_class() as cancelled:  # noqa: ASYNC103 - its own, where we are not
             if _is_cancelled():
                 raise
             # It awaited something of its own that was cancelled: not us.
