@@ -17,6 +17,7 @@ from anybatch import (
     DrainTimeout,
     RequestAbandoned,
     RequestCancelled,
+    ResultUnavailable,
 )
 from anybatch.request_queues import InMemoryRequestQueue
 from tests.support import Doubler, each_once, queued_in
@@ -104,7 +105,8 @@ async def test_cancellation_keeps_what_is_queued_and_releases_what_is_leased() -
             await anyio.sleep_forever()
     assert scope.cancelled_caught
     assert len(queued_in(d.queue)) == 3
-    assert d.statistics().requests_leased == 2
+    assert (d.statistics().requests_queued, d.statistics().requests_leased) == (3, 0)
+    assert await d.queue.size() == 3  # type: ignore[misc]
     assert await d.queue.lease(attrs_terms()) is not None  # free to be leased again
 
 
@@ -352,3 +354,22 @@ async def test_native_cancellation_loses_nothing_even_when_repeated(
         await task
     each_once(range(5), receipts, d)
     assert len(queued_in(d.queue)) == 5
+
+
+async def test_what_is_left_can_be_taken_out_of_the_queue_in_order_released_ones_first() -> None:
+    with pytest.raises(KeyError):
+        async with BatchDispatcher(Doubler(takes=1e6), queue_threshold=3, time_threshold=1e6) as d:
+            await d.submit_many(range(5))
+            await anyio.sleep(1)
+            raise KeyError
+    taken = [await d.queue.get_requests(2) for _ in range(4)]  # type: ignore[misc]
+    assert taken == [[0, 1], [2, 3], [4], []]
+    assert d.statistics().requests_queued == 0
+
+
+async def test_a_receipt_whose_request_is_taken_out_says_that_its_answer_goes_elsewhere() -> None:
+    async with BatchDispatcher(Doubler(), time_threshold=1e6) as d:
+        receipt = await d.submit(1)
+        assert await d.queue.get_requests(5) == [1]  # type: ignore[misc]
+        with pytest.raises(ResultUnavailable):
+            await receipt

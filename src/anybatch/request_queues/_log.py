@@ -180,6 +180,30 @@ class IntervalLog:
             if not i.token and (i.plan is None or i.plan.store in stores)
         )
 
+    @property
+    def released(self) -> int:
+        """Requests of intervals that nobody has and that have no plan: anybody's, like queued ones."""
+        return sum(len(interval.records) for interval in self.waiting(frozenset()))
+
+    def take_out(self, count: int) -> list[Record]:
+        """Up to `count` records for good, released ones first: they are the older ones."""
+        taken: list[Record] = []
+        for interval in list(self.waiting(frozenset())):
+            for number in list(interval.records)[: count - len(taken)]:
+                record = interval.records.pop(number)
+                interval.size -= size_of(record)
+                self.leased -= 1
+                taken.append(record)
+            if not interval.records:
+                del self.intervals[interval.id]
+        if self.queued and len(taken) < count:
+            terms = Terms(count=count - len(taken), position=self.tail)
+            lease = self.take(self.cut(terms, CutReason.FLUSH))
+            taken.extend(self.intervals[lease.id].records.values())
+            del self.intervals[lease.id]
+            self.leased -= lease.count
+        return taken
+
     def shift(self, seconds: float) -> None:
         """The clock is another from now on: re-base when intervals may be leased again."""
         for interval in self.intervals.values():

@@ -339,7 +339,11 @@ class AdaptedQueue(LeasingQueue):
         """The statistics of the last look, without waiting."""
         queued = self._queued()
         oldest_age = max(0.0, anyio.current_time() - self._oldest()) if queued else 0.0
-        return attrs.evolve(self._inner.snapshot(), requests_queued=queued, oldest_age=oldest_age)
+        return attrs.evolve(
+            self._inner.snapshot(),
+            requests_queued=queued + self._inner.log.released,
+            oldest_age=oldest_age,
+        )
 
 
 def _element(value: Any) -> Element:

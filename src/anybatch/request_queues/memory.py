@@ -14,10 +14,9 @@ import anyio.lowlevel
 import attrs
 
 from .._encoding import decode, encode
-from .._exceptions import FlushHeld, QueueMismatch
+from .._exceptions import FlushHeld, QueueMismatch, ResultUnavailable
 from .._models import (
     Backlog,
-    CutReason,
     DeadLetter,
     Lease,
     Member,
@@ -258,17 +257,19 @@ class InMemoryRequestQueue(LeasingQueue):
         await self.add_records(records, bound=self.max_pending)
 
     async def get_requests(self, count: int) -> list[Any]:
-        """Lease up to `count` requests and acknowledge them: they are yours alone now."""
+        """Lease up to `count` requests and acknowledge them: they are yours alone now.
+
+        Whoever waits for one of their receipts learns that its answer goes somewhere else.
+        """
         await anyio.lowlevel.checkpoint()
         with self._lock:
-            if not self.log.queued or count < 1:
-                return []
-            terms = Terms(count=count, position=self.log.tail)
-            lease = self.log.take(self.log.cut(terms, CutReason.FLUSH))
-            members = self.log.members(lease, None)
-            self.log.forget(lease)
+            records = self.log.take_out(count) if count > 0 else []
             self._freed()
-        return [decode(m.element) if self._is_text(m.record) else m.element for m in members]
+        for record in records:
+            abandon = getattr(record, "abandon", None)  # a receipt's
+            if abandon is not None:
+                abandon("the request was taken out of the queue", ResultUnavailable)
+        return [decode(r.element) if self._is_text(r) else r.element for r in records]
 
     def _is_text(self, record: Record) -> bool:
         """Whether a record's element is JSON text, and not what a function takes as it is."""
@@ -277,7 +278,7 @@ class InMemoryRequestQueue(LeasingQueue):
     async def size(self) -> int:
         """How many requests are queued, those leased not counted."""
         await anyio.lowlevel.checkpoint()
-        return self.log.queued
+        return self.log.queued + self.log.released
 
     # Leasing
 
@@ -487,12 +488,12 @@ class InMemoryRequestQueue(LeasingQueue):
 
     def snapshot(self) -> QueueStatistics:
         """The statistics, without waiting."""
-        log = self.log
+        log, released = self.log, self.log.released
         return QueueStatistics(
-            requests_queued=log.queued,
+            requests_queued=log.queued + released,
             bytes_queued=log.size,
             oldest_age=max(0.0, self._clock() - self._oldest_time()) if log.queued else 0.0,
-            requests_leased=log.leased,
+            requests_leased=log.leased - released,
             requests_dead=len(self._dead),
             held=self._held(),
             capacity=self.max_pending,
