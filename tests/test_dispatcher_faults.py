@@ -14,6 +14,7 @@ from anybatch import (
     BatchHandler,
     DispatcherCrashed,
     LeaseLost,
+    ProviderError,
     Receipt,
     RequestAbandoned,
     RequestFailed,
@@ -209,3 +210,14 @@ def test_an_answer_reads_every_form_of_text() -> None:
     assert (Answer({}, custom_id="4").text, Answer({}, custom_id="4").usage) == ("", {})
     assert str(RequestFailed("words", code="code")) == "code: words"
     assert str(RequestFailed("words")) == "words"
+
+
+async def test_whoever_waits_learns_at_once_that_the_upload_was_refused_for_its_key() -> None:
+    provider = FakeProvider()
+    provider.fail("upload", ProviderError("wrong key", status=401), times=3)
+    handler = BatchHandler(batch_type=provider)
+    async with BatchDispatcher(handler, request_kwargs={"model": "m"}, idle_threshold=1) as d:
+        with pytest.raises(RequestAbandoned, match="wrong key"):
+            await d.ask("x")
+        await anyio.sleep(60)
+        assert len(provider.created) == 1  # it went on by itself, and was bought once
