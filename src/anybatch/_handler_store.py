@@ -81,7 +81,7 @@ class HandlerStore:
                 try:
                     self._adopt_one(batch_id, profile, bought=batch_id in processing)
                 except (UnknownBatch, StorageDamaged) as error:
-                    logger.error("a listed batch is passed over: %s", error)  # noqa: TRY400
+                    logger.error("a listed batch is passed over: %s", error)  # noqa: TRY400 - the sentence says it all
 
     def _adopt_one(
         self, batch_id: str, profile: str, *, bought: bool

@@ -141,7 +141,7 @@ def _value(request: Any) -> Any:
     if not isinstance(request, RawRequest):
         return request
     if not isinstance(request.json, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
-        kind = type(request.json).__name__  # type: ignore[unreachable]
+        kind = type(request.json).__name__  # type: ignore[unreachable]  # untyped callers
         raise RequestRejected(f"a RawRequest of {kind}; give UTF-8 bytes: text.encode()")
     return plain(request)
 

@@ -206,13 +206,13 @@ class LangbatchProvider(OpenAI):
         if "_download_results_file" not in self._own:
             async with contextlib.aclosing(super().results(batch)) as rows:
                 async for row in rows:
-                    yield row  # noqa: ASYNC119
+                    yield row  # noqa: ASYNC119 - read under aclosing()
             return
         path = await run_sync(self._calls.results, batch.id)
         if path is not None:
             async with contextlib.aclosing(file_rows(path)) as rows:
                 async for row in rows:
-                    yield row  # noqa: ASYNC119
+                    yield row  # noqa: ASYNC119 - read under aclosing()
 
     async def cancel(self, batch_id: str) -> None:
         if "cancel" not in self._own:

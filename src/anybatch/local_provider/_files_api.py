@@ -203,7 +203,7 @@ class _Content(Response):
         status = 200 if wanted is None else 206
         super().__init__(None, status, headers, "application/octet-stream")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
         start = {"type": "http.response.start", "status": self.status_code}
         await send({**start, "headers": self.raw_headers})
         async with create_task_group() as group:

@@ -93,7 +93,7 @@ async def body_lines(response: httpx2.Response, what: str) -> AsyncGenerator[byt
             for end in ends:
                 pieces.append(end)
                 if line := b"".join(pieces).strip():
-                    yield line  # noqa: ASYNC119
+                    yield line  # noqa: ASYNC119 - read under aclosing()
                 pieces, size = [], 0
             pieces.append(rest)
             size += len(rest)

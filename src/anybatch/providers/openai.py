@@ -262,7 +262,7 @@ class OpenAI(Provider):
             if file_id:
                 async with aclosing(self._rows(file_id)) as rows:
                     async for row in rows:
-                        yield row  # noqa: ASYNC119
+                        yield row  # noqa: ASYNC119 - read under aclosing()
 
     async def _rows(self, file_id: str) -> AsyncGenerator[bytes, None]:
         what = f"downloading {file_id}"
@@ -274,7 +274,7 @@ class OpenAI(Provider):
                     raise _http.bad_status(what, response, self._key, not_yet=True)
                 async with aclosing(body_lines(response, what)) as lines:
                     async for line in lines:
-                        yield line  # noqa: ASYNC119
+                        yield line  # noqa: ASYNC119 - read under aclosing()
         except httpx2.HTTPError as exc:
             raise _http.failed_call(what, exc) from exc
 

@@ -53,7 +53,7 @@ class AdaptedQueue(LeasingQueue):
 
     def __init__(self, queue: RequestQueueLike, *, time_interval: float = 600) -> None:
         self.queue = queue
-        self.durable: bool = bool(getattr(queue, "durable", False))  # type: ignore[misc]
+        self.durable: bool = bool(getattr(queue, "durable", False))  # type: ignore[misc]  # the class's word, taken from the queue
         self.time_interval = time_interval
         self._outside = Outside(queue)
         self._inner = InMemoryRequestQueue()  # what was taken, its intervals, the dead letters
@@ -287,7 +287,7 @@ class AdaptedQueue(LeasingQueue):
         self._line.grant()
         self._wake()
 
-    async def withdraw(self, number: int) -> bool:  # noqa: ARG002
+    async def withdraw(self, number: int) -> bool:  # noqa: ARG002 - it may be anywhere
         """Too late: whoever keeps the queue may have given it out."""
         return False
 
